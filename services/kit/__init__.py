@@ -1,0 +1,1 @@
+"""The mechanism that all services share: server, database, faults, clients, outbox, settings. It knows no business."""

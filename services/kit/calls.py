@@ -1,0 +1,247 @@
+"""All that happens around an RPC, in order: request id, deadline, identity, access, validation, handler, fault, log.
+
+The one interceptor of every server. Nothing else touches `context.abort`.
+"""
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+from grpc_status.rpc_status import to_status
+
+from services.kit import access, faults, telemetry
+from services.kit.access import SYSTEM_TENANT, Caller, Method
+from services.kit.identity import peer_service
+from services.kit.tokens import Verifier
+from services.kit.validation import check as validate
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.:/=+-]{1,128}")
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+LEAST_TIME = 0.005
+"""Seconds that must be left for a call to begin."""
+UNDECODABLE = object()
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Call:
+    """The RPC that this task is serving."""
+
+    method: Method
+    request_id: str
+    token: str
+    """Access token as it came, to travel along to neighbours."""
+    traceparent: str
+    expires: float
+    """Moment of the loop's clock at which its time is over."""
+    caller: Caller = field(default_factory=Caller)
+    recorded: bool = False
+    """An audit event was written, or a stored answer was given again."""
+
+
+_current: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+def current() -> Call | None:
+    """Give the RPC that this task is serving, or None in background work."""
+    return _current.get()
+
+
+def caller() -> Caller:
+    """Give the caller of the RPC that this task is serving."""
+    call = _current.get()
+    return call.caller if call is not None else Caller()
+
+
+class Calls(grpc.aio.ServerInterceptor):
+    """Puts `around` around each handler."""
+
+    def __init__(
+        self,
+        *,
+        methods: dict[str, Method],
+        verifier: Verifier,
+        trust_domain: str,
+        max_in_flight: int,
+        metrics: telemetry.Metrics,
+    ) -> None:
+        self._methods = methods
+        self._verifier = verifier
+        self._trust_domain = trust_domain
+        self._max_in_flight = max_in_flight
+        self._metrics = metrics
+        self._in_flight = 0
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[MaybeHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> MaybeHandler:
+        path = handler_call_details.method
+        if (known := self._wrapped.get(path)) is not None:
+            return known
+        handler = await continuation(handler_call_details)
+        method = self._methods.get(path)
+        if handler is None or method is None:  # unknown to all, or health and reflection, which have no rules of ours
+            return handler
+        return self._wrapped.setdefault(path, self._wrap(handler, method))
+
+    @asynccontextmanager
+    async def around(self, method: Method, context: Context) -> AsyncIterator[Call]:
+        """Everything but the handler; read from top to bottom."""
+        began = time.perf_counter()
+        metadata = context.invocation_metadata() or ()
+        call = _begin(method, metadata, context.time_remaining())
+        mark = _current.set(call)
+        self._in_flight += 1
+        fault: faults.Fault | None = None
+        span = telemetry.start(call)
+        try:
+            if self._in_flight > self._max_in_flight:
+                raise faults.ServerBusy("the server has too many calls in flight; retry")  # noqa: TRY301
+            if call.expires - asyncio.get_running_loop().time() < LEAST_TIME:
+                raise faults.DeadlineTooShort("too little time is left to begin")  # noqa: TRY301
+            async with asyncio.timeout_at(call.expires):
+                call.caller = await self._identify(call, metadata, context)
+                access.check(method, call.caller)
+                yield call
+            if method.audit and not call.recorded:
+                raise RuntimeError(f"{method.path} succeeded and recorded no {method.audit}")  # noqa: TRY301
+        except faults.Fault as raised:
+            fault = raised
+        except TimeoutError:
+            fault = faults.DeadlineTooShort("the work did not end in time; repeat with the same request_id")
+        except asyncio.CancelledError:
+            fault = faults.DeadlineTooShort("cancelled by the caller")
+            raise
+        except Exception:  # noqa: BLE001 - the one place where a defect becomes INTERNAL
+            _log.exception("unexpected", method=method.path, request_id=call.request_id)
+            fault = faults.Internal("internal error; request_id finds the cause in the log", request_id=call.request_id)
+        finally:
+            self._in_flight -= 1
+            _current.reset(mark)
+            self._end(call, fault, time.perf_counter() - began)
+            telemetry.end(span, fault)
+        if fault is not None:
+            context.set_trailing_metadata((("x-request-id", call.request_id),))
+            await context.abort_with_status(to_status(fault.status()))
+
+    async def _identify(self, call: Call, metadata: Any, context: Context) -> Caller:
+        """Who calls: the connection names a service, the token a person or agent; a service alone names its tenant."""
+        service = peer_service(context.auth_context(), self._trust_domain)  # type: ignore[arg-type]
+        tenant = _one(metadata, "triptych-tenant")
+        if call.token and "public" not in call.method.audience:
+            known = await self._verifier.verify(call.token)
+            if tenant not in ("", known.tenant_id):
+                raise faults.CallerNotPermitted("the token is for another tenant", permission=call.method.permission)
+            if not service:
+                return known
+            return Caller(known.kind, known.id, known.tenant_id, known.role, known.scopes, known.session_id, service)
+        if service:
+            if tenant and not UUID.fullmatch(tenant):
+                raise faults.MetadataInvalid("triptych-tenant must be a UUID", key="triptych-tenant")
+            return Caller(kind="service", id=service, tenant_id=tenant or SYSTEM_TENANT, service=service)
+        return Caller()
+
+    def _end(self, call: Call, fault: faults.Fault | None, seconds: float) -> None:
+        """Count it and write its line."""
+        code = grpc.StatusCode.OK if fault is None else fault.code
+        self._metrics.observe(call.method.path, code.name, seconds)
+        write = _log.error if code is grpc.StatusCode.INTERNAL else _log.info
+        write(
+            "rpc",
+            method=call.method.path,
+            code=code.name,
+            reason=fault.reason if fault is not None else None,
+            ms=round(seconds * 1000, 2),
+            caller=f"{call.caller.kind}:{call.caller.id}",
+            via=call.caller.service or None,
+            tenant=call.caller.tenant_id,
+            request_id=call.request_id,
+        )
+
+    def _wrap(self, handler: Handler, method: Method) -> Handler:
+        """Put `around` around a handler, whichever of the four shapes it has."""
+        handle: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+        async def to_unary(request: Any, context: Any) -> Any:
+            async with self.around(method, context):
+                return await handle(_checked(request, streamed=handler.request_streaming), context)
+
+        async def to_stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            async with self.around(method, context):
+                async for message in handle(_checked(request, streamed=handler.request_streaming), context):
+                    yield message
+
+        shapes = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }
+        make: Any = shapes[handler.request_streaming, handler.response_streaming]
+        behaviour = to_stream if handler.response_streaming else to_unary
+        return make(behaviour, _careful(handler.request_deserializer), handler.response_serializer)  # type: ignore[no-any-return]
+
+
+def _begin(method: Method, metadata: Any, remaining: float | None) -> Call:
+    request_id = _one(metadata, "x-request-id")
+    granted = method.deadline if remaining is None else min(method.deadline, remaining)
+    scheme, _, token = _one(metadata, "authorization").partition(" ")
+    return Call(
+        method=method,
+        request_id=request_id if REQUEST_ID.fullmatch(request_id) else str(uuid.uuid4()),
+        token=token if scheme.lower() == "bearer" else scheme and "not a bearer token",
+        traceparent=_one(metadata, "traceparent"),
+        expires=asyncio.get_running_loop().time() + granted,
+    )
+
+
+def _one(metadata: Any, key: str) -> str:
+    """Give the value of a key that may stand once; twice is no value at all."""
+    found = [value for name, value in metadata if name == key]
+    return found[0] if len(found) == 1 else "" if not found else "given twice"
+
+
+def _careful(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Let undecodable bytes through as a mark: gRPC would answer UNKNOWN and name the class."""
+
+    def decode(data: bytes) -> Any:
+        try:
+            return deserialize(data) if deserialize is not None else data
+        except DecodeError:
+            return UNDECODABLE
+
+    return decode
+
+
+def _checked(request: Any, *, streamed: bool) -> Any:
+    """Validate the request, or each message of it as it comes."""
+    if streamed:
+        return _each_checked(request)
+    return _check(request)
+
+
+async def _each_checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _check(request)
+
+
+def _check(request: Message | object) -> Message:
+    if not isinstance(request, Message):
+        raise faults.RequestUndecodable("the request is no message of this method's request type")
+    validate(request)
+    return request

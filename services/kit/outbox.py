@@ -1,0 +1,247 @@
+"""Audit events, written in the transaction of the change that they tell of, and the relay that brings them to audit.
+
+Delivery is at least once; audit makes it exactly once by event id. An event that left keeps its receipt here, so every
+emitter is a witness of the log.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg
+import structlog
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table, Text, Uuid, func, insert
+from sqlalchemy.dialects.postgresql import JSONB
+
+from services.kit import calls, faults
+from services.kit.access import SYSTEM_TENANT
+from services.kit.clients import Neighbours
+from services.kit.db import Database, Row, Statement, Transaction, params
+from services.kit.requests import PURGE, without_secrets
+from services.kit.telemetry import Metrics
+from triptych.audit.v1 import audit_service_pb2, audit_service_pb2_grpc, event_pb2
+from triptych.common.v1.principal_pb2 import PrincipalKind
+
+BATCH = 200
+LEASE_SECONDS = 15
+IDLE_SECONDS = 1.0
+PURGE_SECONDS = 600.0
+KINDS = {
+    "user": PrincipalKind.PRINCIPAL_KIND_USER,
+    "agent": PrincipalKind.PRINCIPAL_KIND_AGENT,
+    "service": PrincipalKind.PRINCIPAL_KIND_SERVICE,
+}
+_log = structlog.get_logger()
+
+outbox = Table(
+    "outbox",
+    MetaData(),
+    Column("event_id", Uuid, primary_key=True, server_default=func.uuidv7()),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("entity", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("actor_kind", Text, nullable=False),
+    Column("actor_id", Text, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("correlation_id", Text, nullable=False),
+    Column("occur_time", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    Column("xid", Text, nullable=False, server_default=func.pg_current_xact_id()),
+    Column("source_seq", BigInteger),
+    Column("log_seq", BigInteger),
+    Column("log_leaf", Text),
+    Column("deliver_time", DateTime(timezone=True)),
+    implicit_returning=False,  # the app role may write events and not read them
+)
+_record = Statement(
+    insert(outbox).values(**params("tenant_id entity action actor_kind actor_id payload correlation_id"))
+)
+
+
+class Wakening:
+    """Tells the relay that something was committed; one per process."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something is there."""
+        self._event.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Sleep until something is there, or this long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._event.clear()
+
+
+async def record(
+    tx: Transaction,
+    entity: str,
+    details: Message | Mapping[str, Any] | None = None,
+    *,
+    action: str | None = None,
+    actor: tuple[str, str] | None = None,
+) -> None:
+    """Write an audit event in this transaction.
+
+    `entity` is kind and id (`project:0197...`). `action` is that of the RPC's rule unless another is given, as
+    background work must. `actor` is (kind, id), the caller unless given. `details` are stripped of secrets.
+    """
+    call = calls.current()
+    caller = calls.caller()
+    if call is not None:
+        call.recorded = True
+    if action is None:
+        if call is None or not call.method.audit:
+            raise RuntimeError("no RPC with an audit action is being served: name the action")
+        action = call.method.audit
+    kind, actor_id = actor or (caller.kind, caller.id)
+    await tx.run(
+        _record,
+        tenant_id=tx.tenant_id or SYSTEM_TENANT,
+        entity=entity,
+        action=action,
+        actor_kind=kind,
+        actor_id=actor_id,
+        payload=_payload(details),
+        correlation_id=call.request_id if call is not None else str(uuid.uuid4()),
+    )
+    tx.on_commit(tx.wake)
+
+
+def _payload(details: Message | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Plain values in which every number that is no integer is a string, as the log's canonical form demands."""
+    if details is None:
+        return {}
+    if isinstance(details, Message):
+        details = json_format.MessageToDict(without_secrets(details), preserving_proto_field_name=True)
+    return {name: _exact(value) for name, value in details.items()}
+
+
+def _exact(value: Any) -> Any:
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    if isinstance(value, int):
+        return value if abs(value) < 2**53 else str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _exact(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_exact(item) for item in value]
+    return str(value)
+
+
+class Relay:
+    """Brings events to audit, in order, one replica at a time. It logs in with a role of its own."""
+
+    def __init__(
+        self, *, service: str, db: Database, neighbours: Neighbours, metrics: Metrics, wakening: Wakening
+    ) -> None:
+        self._service = service
+        self._db = db
+        self._neighbours = neighbours
+        self._metrics = metrics
+        self._wakening = wakening
+        self._holder = str(uuid.uuid4())
+
+    async def run(self) -> None:
+        """Deliver for as long as the process runs."""
+        purge_due = 0.0
+        while True:
+            try:
+                while await self.deliver():
+                    pass
+                if asyncio.get_running_loop().time() >= purge_due:
+                    await self._purge()
+                    purge_due = asyncio.get_running_loop().time() + PURGE_SECONDS
+            except (faults.Fault, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                _log.warning("relay waits", error=type(error).__name__, text=str(error))
+            await self._wakening.wait(IDLE_SECONDS)
+
+    async def deliver(self) -> int:
+        """Deliver one batch and give its size; 0 when nothing is there, or another replica is at it."""
+        rows = await self._claim()
+        self._metrics.outbox_pending.set(len(rows))
+        if not rows:
+            return 0
+        request = audit_service_pb2.AppendEventsRequest(events=[self._event(row) for row in rows])
+        stub = self._neighbours.stub("audit", audit_service_pb2_grpc.AuditServiceStub)
+        answer = await stub.AppendEvents(request)
+        async with self._db.begin(tenant=SYSTEM_TENANT) as tx:
+            await tx.connection.executemany(
+                _RECEIPT,
+                [(receipt.event_id, receipt.seq, receipt.leaf_hash) for receipt in answer.receipts],
+            )
+        self._metrics.outbox_delivered.inc(len(rows))
+        return len(rows)
+
+    async def _claim(self) -> list[Row]:
+        """Take or keep the lease, and number the oldest events that no running transaction can still precede."""
+        async with self._db.begin(tenant=SYSTEM_TENANT) as tx:
+            if await tx.connection.fetchval(_LEASE, self._holder, LEASE_SECONDS) is None:
+                return []
+            rows = await tx.connection.fetch(_PENDING, BATCH)
+            if fresh := [row["event_id"] for row in rows if row["source_seq"] is None]:
+                await tx.connection.execute(_NUMBER, fresh)
+                rows = await tx.connection.fetch(_PENDING, BATCH)
+            return rows
+
+    async def _purge(self) -> None:
+        """Forget stored answers whose time is over."""
+        async with self._db.begin(tenant=SYSTEM_TENANT) as tx:
+            await tx.run(PURGE)
+
+    def _event(self, row: Row) -> event_pb2.AuditEvent:
+        payload = Struct()
+        payload.update(row["payload"])
+        event = event_pb2.AuditEvent(
+            event_id=str(row["event_id"]),
+            tenant_id="" if str(row["tenant_id"]) == SYSTEM_TENANT else str(row["tenant_id"]),
+            source=self._service,
+            source_seq=row["source_seq"],
+            entity=row["entity"],
+            action=row["action"],
+            occur_time=row["occur_time"],
+            payload=payload,
+            correlation_id=row["correlation_id"],
+        )
+        event.actor.kind = KINDS.get(row["actor_kind"], PrincipalKind.PRINCIPAL_KIND_SERVICE)
+        event.actor.id = row["actor_id"] or row["actor_kind"]
+        return event
+
+
+_LEASE = """
+INSERT INTO outbox_lease (name, holder, expire_time) VALUES ('relay', $1, now() + $2 * interval '1 second')
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expire_time = excluded.expire_time
+WHERE outbox_lease.holder = excluded.holder OR outbox_lease.expire_time < now()
+RETURNING holder
+"""
+_PENDING = """
+SELECT event_id, tenant_id, source_seq, entity, action, actor_kind, actor_id, occur_time, payload, correlation_id
+FROM outbox WHERE deliver_time IS NULL AND xid < pg_snapshot_xmin(pg_current_snapshot())
+ORDER BY xid, event_id LIMIT $1
+"""
+# Each event gets its number in the tenant's sequence of this source, once: it is kept however often the event is sent.
+_NUMBER = """
+WITH fresh AS (
+    SELECT event_id, tenant_id, row_number() OVER (PARTITION BY tenant_id ORDER BY xid, event_id) AS place
+    FROM outbox WHERE event_id = ANY($1)),
+sizes AS (SELECT tenant_id, count(*) AS size FROM fresh GROUP BY tenant_id),
+counters AS (
+    INSERT INTO outbox_sequences AS s (tenant_id, last_seq) SELECT tenant_id, size FROM sizes
+    ON CONFLICT (tenant_id) DO UPDATE SET last_seq = s.last_seq + excluded.last_seq
+    RETURNING tenant_id, last_seq)
+UPDATE outbox SET source_seq = counters.last_seq - sizes.size + fresh.place
+FROM fresh JOIN sizes USING (tenant_id) JOIN counters USING (tenant_id)
+WHERE outbox.event_id = fresh.event_id
+"""
+_RECEIPT = "UPDATE outbox SET deliver_time = now(), log_seq = $2, log_leaf = $3 WHERE event_id = $1"

@@ -1,0 +1,194 @@
+"""A service process: what all of them are made of, started in order, drained on SIGTERM.
+
+A context's `__main__` gives `serve` its settings class and a function that adds its servicers to the Runtime.
+"""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
+
+import grpc
+import structlog
+import uvloop
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from services.kit import access, log, telemetry
+from services.kit.calls import Calls
+from services.kit.clients import Neighbours
+from services.kit.db import Constraints, Database
+from services.kit.health import Health
+from services.kit.identity import Identity
+from services.kit.outbox import Relay, Wakening
+from services.kit.paging import Pages
+from services.kit.settings import Settings
+from services.kit.tokens import SigningKey, Verifier
+from services.kit.vault import Vault
+from triptych.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+
+OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.so_reuseport", 0),  # a second server on the port must fail, not take half of the calls
+    ("grpc.server.max_pending_requests", 20_000),  # the defaults drop calls at random in a burst
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
+    ("grpc.max_concurrent_streams", 1000),
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_connection_age_ms", 300_000),
+    ("grpc.max_connection_age_grace_ms", 600_000),
+]
+REFLECTION = "grpc.reflection.v1.ServerReflection"
+_log = structlog.get_logger()
+
+
+class Runtime:
+    """What a service has at hand: settings, database, secrets, neighbours. Servicers are added, then it listens."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = telemetry.Metrics()
+        self.vault = Vault(settings)
+        self.identity = Identity(service=settings.service, trust_domain=settings.trust_domain, vault=self.vault)
+        self.neighbours = Neighbours(targets=dict(settings.neighbours), identity=self.identity)
+        self.signing_keys: Callable[[], Awaitable[Iterable[SigningKey]]] = self._ask_auth
+        """Where the keys of access tokens come from; auth has them itself."""
+        self.wakening = Wakening()
+        self.db: Database
+        self.pages: Pages
+        self.port = 0
+        """The mutual-TLS port that it listens on."""
+        self.plaintext_port = 0
+        self._adders: list[tuple[str, Callable[[grpc.aio.Server], None]]] = []
+        self._work: list[Coroutine[Any, Any, None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+
+    async def open(self, constraints: Constraints | None = None) -> None:
+        """Get a certificate, the paging key and database connections; a failure here stops the start."""
+        await self.identity.obtain()
+        self.pages = Pages(await self.vault.derive(f"{self.settings.service}-paging", "page tokens"))
+        self.db = await Database.connect(self.settings, constraints=constraints, wake=self.wakening.wake)
+        self._closers.append(self.db.close)
+
+    def add(self, service: str, add_to_server: Callable[[Any, grpc.aio.Server], None], servicer: object) -> None:
+        """Serve a gRPC service (full name) with this servicer."""
+        self._adders.append((service, lambda server: add_to_server(servicer, server)))
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run this for as long as the process serves. It never returns and handles its own failures."""
+        self._work.append(work)
+
+    def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Close this when the process stops."""
+        self._closers.append(close)
+
+    async def listen(self) -> None:
+        """Begin to serve."""
+        names = [name for name, _ in self._adders]
+        settings = self.settings
+        interceptor = Calls(
+            methods=access.methods(names),
+            verifier=Verifier(issuer=settings.issuer, audience=settings.audience, fetch=self.signing_keys),
+            trust_domain=self.settings.trust_domain,
+            max_in_flight=self.settings.max_in_flight,
+            metrics=self.metrics,
+        )
+        self._server = grpc.aio.server(interceptors=[interceptor], options=OPTIONS)
+        for _, add in self._adders:
+            add(self._server)
+        self.health = Health(names)
+        _add_health(self.health, self._server)
+        if self.settings.profile == "development":
+            _add_reflection([*names, "grpc.health.v1.Health"], self._server)
+        self.port = self._server.add_secure_port(self.settings.listen, self.identity.server_credentials())
+        if self.settings.listen_plaintext:
+            self.plaintext_port = self._server.add_insecure_port(self.settings.listen_plaintext)
+        await self._server.start()
+        await self._start_relay()
+        if self.settings.metrics_listen:
+            self.metrics.serve(self.settings.metrics_listen)
+        work = [self.identity.keep(), self.health.watch(self.db), *self._work]
+        self._tasks += [asyncio.create_task(item) for item in work]
+        await self.health.say(1)
+
+    async def stop(self) -> None:
+        """Drain: say NOT_SERVING, let calls end, stop background work, close what was opened."""
+        await self.health.leave()
+        await self._server.stop(self.settings.drain_seconds)
+        for task in self._tasks:
+            task.cancel()
+        for result in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                _log.error("background work had failed", error=repr(result))
+        await self.close()
+
+    async def close(self) -> None:
+        """Close what was opened, newest first."""
+        await self.neighbours.close()
+        for close in reversed(self._closers):
+            await close()
+        self.vault.close()
+
+    async def _start_relay(self) -> None:
+        settings = self.settings
+        if not settings.relay_user:
+            return
+        password = settings.secret(settings.relay_password_file)
+        db = await Database.connect(settings, user=settings.relay_user, password=password, size=2)
+        self._closers.append(db.close)
+        self.relay = Relay(
+            service=settings.service,
+            db=db,
+            neighbours=self.neighbours,
+            metrics=self.metrics,
+            wakening=self.wakening,
+        )
+        self._tasks.append(asyncio.create_task(self.relay.run()))
+
+    async def _ask_auth(self) -> list[SigningKey]:
+        stub = self.neighbours.stub("auth", auth_service_pb2_grpc.AuthServiceStub)
+        answer = await stub.GetSigningKeys(auth_service_pb2.GetSigningKeysRequest())
+        return [
+            SigningKey(key.key_id, key.public_key, key.not_before.seconds, key.not_after.seconds) for key in answer.keys
+        ]
+
+
+def serve(settings_type: type[Settings], wire: Callable[[Runtime], Awaitable[None]]) -> None:
+    """Run a service until SIGTERM or SIGINT. `wire` opens the runtime and adds servicers."""
+    settings = settings_type.load()
+    log.configure(service=settings.service, level=settings.log_level)
+    telemetry.configure(settings)
+    uvloop.run(_serve(settings, wire))
+
+
+async def _serve(settings: Settings, wire: Callable[[Runtime], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runtime = Runtime(settings)
+    await wire(runtime)
+    await runtime.listen()
+    _log.info("serving", service=settings.service, port=runtime.port, plaintext_port=runtime.plaintext_port)
+    await stop.wait()
+    _log.info("draining", service=settings.service)
+    await runtime.stop()
+
+
+def _add_health(health: Health, server: grpc.aio.Server) -> None:
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+
+
+def _add_reflection(names: list[str], server: grpc.aio.Server) -> None:
+    """Serve reflection as v1alpha, which grpcio has, and as v1: the same on the wire, and what tools ask first."""
+    served = [*names, REFLECTION, reflection.SERVICE_NAME]
+    reflection.enable_server_reflection(served, server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        reflection.aio.ReflectionServicer(served).ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(REFLECTION, {"ServerReflectionInfo": handler}),)
+    )

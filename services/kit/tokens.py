@@ -1,0 +1,147 @@
+"""Verification of access tokens: JWT (RFC 9068), one pinned algorithm, checked locally against auth's keys.
+
+Verified tokens are remembered by the hash of the whole token, in bounded number; expiry is looked at each time.
+"""
+
+import asyncio
+import hashlib
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+import orjson
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from joserfc.util import urlsafe_b64decode
+
+from services.kit import faults
+from services.kit.access import Caller
+from triptych.common.v1.role_pb2 import Role
+
+LEEWAY = 30
+"""Seconds that clocks may differ (at most 30, RFC 8725 practice)."""
+LONGEST_TOKEN = 4096
+REMEMBERED = 10_000
+REFETCH_SECONDS = 30
+KEYS_MAX_AGE = 300
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A public key and the time in which its signatures count, in seconds since 1970."""
+
+    key_id: str
+    public_key: bytes
+    not_before: float
+    not_after: float
+
+
+class Verifier:
+    """Turns an access token into a caller, or raises the one fault that says nothing."""
+
+    def __init__(self, *, issuer: str, audience: str, fetch: Callable[[], Awaitable[Iterable[SigningKey]]]) -> None:
+        self._issuer = issuer
+        self._audience = audience
+        self._fetch = fetch
+        self._keys: dict[str, SigningKey] = {}
+        self._fetched = float("-inf")
+        self._fetching = asyncio.Lock()
+        self._verified: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+
+    async def verify(self, token: str) -> Caller:
+        """Give the caller that the token names."""
+        mark = hashlib.sha256(token.encode()).digest()
+        if (known := self._verified.get(mark)) is not None:
+            expires, caller = known
+            if time.time() < expires + LEEWAY:
+                return caller
+            del self._verified[mark]
+            raise faults.TokenInvalid
+        expires, caller = await self._examine(token)
+        self._verified[mark] = (expires, caller)
+        if len(self._verified) > REMEMBERED:
+            self._verified.popitem(last=False)
+        return caller
+
+    async def _examine(self, token: str) -> tuple[float, Caller]:
+        if len(token) > LONGEST_TOKEN:
+            raise faults.TokenInvalid
+        segments = token.split(".")
+        if len(segments) != 3 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
+            raise faults.TokenInvalid
+        try:
+            header, claims = (_strict_json(urlsafe_b64decode(part.encode())) for part in segments[:2])
+            signature = urlsafe_b64decode(segments[2].encode())
+        except ValueError:
+            raise faults.TokenInvalid from None
+        if header.keys() != {"alg", "typ", "kid"} or header["alg"] != "EdDSA" or header["typ"] != "at+jwt":
+            raise faults.TokenInvalid
+        key = await self._key(header["kid"])
+        try:
+            Ed25519PublicKey.from_public_bytes(key.public_key).verify(signature, ".".join(segments[:2]).encode())
+        except InvalidSignature:
+            raise faults.TokenInvalid from None
+        return self._caller(claims)
+
+    def _caller(self, claims: dict[str, object]) -> tuple[float, Caller]:
+        now = time.time()
+        issued, expires = claims.get("iat"), claims.get("exp")
+        if type(issued) is not int or type(expires) is not int:
+            raise faults.TokenInvalid
+        if claims.get("iss") != self._issuer or claims.get("aud") != self._audience:
+            raise faults.TokenInvalid
+        if now > expires + LEEWAY or issued > now + LEEWAY:
+            raise faults.TokenInvalid
+        subject, tenant, kind = claims.get("sub"), claims.get("tid"), claims.get("kind")
+        session, role, scope = claims.get("sid"), claims.get("role"), claims.get("scope")
+        if not (
+            isinstance(subject, str)
+            and _UUID.fullmatch(subject)
+            and isinstance(tenant, str)
+            and _UUID.fullmatch(tenant)
+        ):
+            raise faults.TokenInvalid
+        if kind not in ("user", "agent") or not isinstance(session, str) or not isinstance(scope, str):
+            raise faults.TokenInvalid
+        if type(role) is not int or role not in Role.values():
+            raise faults.TokenInvalid
+        return float(expires), Caller(
+            kind=str(kind),
+            id=subject,
+            tenant_id=tenant,
+            role=role,  # type: ignore[arg-type]
+            scopes=frozenset(scope.split()),
+            session_id=session,
+        )
+
+    async def _key(self, key_id: object) -> SigningKey:
+        if not isinstance(key_id, str) or len(key_id) > 64:
+            raise faults.TokenInvalid
+        if key_id not in self._keys or time.monotonic() - self._fetched > KEYS_MAX_AGE:
+            await self._refresh()
+        key = self._keys.get(key_id)
+        if key is None or time.time() >= key.not_after + LEEWAY:
+            raise faults.TokenInvalid
+        return key
+
+    async def _refresh(self) -> None:
+        """Fetch keys, once for all who wait, and not more often than every REFETCH_SECONDS whatever ids come."""
+        async with self._fetching:
+            if time.monotonic() - self._fetched < REFETCH_SECONDS:
+                return
+            self._keys = {key.key_id: key for key in await self._fetch()}
+            self._fetched = time.monotonic()
+
+
+def _strict_json(data: bytes) -> dict[str, object]:
+    """Parse an object; a name that stands twice is refused."""
+    value = orjson.loads(data)
+    if not isinstance(value, dict):
+        raise ValueError("not an object")  # noqa: TRY004 - callers treat all that is wrong with a token alike
+    if orjson.dumps(value).count(b":") != data.count(b":"):
+        raise ValueError("a name stands twice")
+    return value

@@ -1,0 +1,20 @@
+"""Valkey: counters, limits and caches. What it holds can be lost; the truth is in PostgreSQL."""
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+
+from services.kit.settings import Settings
+
+
+def connect(settings: Settings) -> Redis:
+    """Give a client; it connects when it is first used, and again after the server was away."""
+    return Redis.from_url(
+        settings.valkey_url,
+        password=settings.secret(settings.valkey_password_file),
+        socket_timeout=1.0,
+        socket_connect_timeout=0.5,
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
+        health_check_interval=15,
+        max_connections=32,
+    )

@@ -1,0 +1,109 @@
+"""One set of servers for the whole session, one database for each worker, real gRPC servers on port 0."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from services.cli.stack.backends import Backends
+from services.cli.stack.postgres import Postgres
+from services.kit import migrations
+from tests.suite import Suite
+
+TEMPLATE = "triptych_template"
+HOME = pytest.StashKey[Path]()
+BACKENDS = pytest.StashKey[Backends]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Start the servers, in the process that controls the session; workers are told where they are."""
+    config = session.config
+    if hasattr(config, "workerinput"):
+        return
+    home = Path(tempfile.mkdtemp(prefix="triptych-tests-"))
+    home.chmod(0o755)  # the database's own user must pass
+    config.stash[HOME] = home
+    backends = Backends(home / "stack", durable=False)
+    backends.start()
+    config.stash[BACKENDS] = backends
+    backends.create_database(TEMPLATE)
+    asyncio.run(_migrate(backends, TEMPLATE))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stop the servers and remove their folder."""
+    if (backends := session.config.stash.get(BACKENDS, None)) is not None:
+        backends.stop()
+        shutil.rmtree(session.config.stash[HOME], ignore_errors=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: object) -> None:
+    """Tell a worker of pytest-xdist where the servers are."""
+    node.workerinput["home"] = str(node.config.stash[HOME])  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def backends(request: pytest.FixtureRequest) -> Backends:
+    """The servers of the session."""
+    config = request.config
+    if hasattr(config, "workerinput"):
+        return attach(Path(config.workerinput["home"]) / "stack")
+    return config.stash[BACKENDS]
+
+
+@pytest.fixture(scope="session")
+def database(backends: Backends, request: pytest.FixtureRequest) -> str:
+    """A migrated database of this worker's own."""
+    worker = getattr(request.config, "workerinput", {}).get("workerid", "single")
+    name = f"triptych_{worker}"
+    copy_database(backends, name)
+    return name
+
+
+@pytest.fixture(scope="session")
+async def suite(backends: Backends, database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Suite]:
+    """The services of this worker; tests start those that they need."""
+    running = Suite(backends, database, tmp_path_factory.mktemp("data"))
+    yield running
+    await running.stop()
+
+
+def attach(home: Path) -> Backends:
+    """Give servers that another process started."""
+    backends = Backends(home)
+    backends.ports = backends.home.recall("ports.json")
+    backends.postgres = Postgres(backends.home, backends.ports["postgres"], durable=False)
+    return backends
+
+
+def copy_database(backends: Backends, name: str) -> None:
+    """Make a database of the migrated template; its privileges are not part of the copy and are given anew."""
+
+    async def copy() -> None:
+        server = backends.postgres_server
+        connection = await asyncpg.connect(
+            host=server.host, port=server.port, user=server.user, password=server.password, database="postgres"
+        )
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        await connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, copy()).result()
+    backends.create_database(name)
+
+
+async def _migrate(backends: Backends, name: str) -> None:
+    for service in backends.topology.services:
+        await migrations.upgrade(
+            module=service.module,
+            schema=service.schema,
+            owner=f"triptych_{service.schema}_owner",
+            url=backends.migrator_url(name),
+            password=backends.password("triptych_migrator"),
+        )

@@ -1,0 +1,235 @@
+"""The services under test: real servers in this process, on PostgreSQL, Valkey and OpenBao of the session.
+
+await suite.start("projects", "audit")            # with the neighbours that the test needs
+admin = suite.person(Role.ROLE_ADMIN)             # somebody in a new tenant
+other = admin.colleague(Role.ROLE_ADMIN)          # somebody else in the same tenant
+projects = admin.stub(ProjectServiceStub)         # raises the kit's faults
+service = suite.service("experiments", admin)     # a service, by certificate, on behalf of that person
+"""
+
+import importlib
+import json
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from services.cli.stack.backends import Backends
+from services.cli.stack.topology import Topology
+from services.kit import faults
+from services.kit.clients import of_tenant
+from services.kit.identity import Identity
+from services.kit.server import Runtime
+from services.kit.settings import Settings
+from services.kit.tokens import SigningKey
+from services.kit.vault import Vault
+from triptych.common.v1.role_pb2 import Role
+
+Stub = TypeVar("Stub")
+
+
+class Issuer:
+    """Signs access tokens as the auth service does, with a key of the test session."""
+
+    def __init__(self, *, issuer: str = "https://triptych.local", audience: str = "triptych") -> None:
+        self._key = Ed25519PrivateKey.generate()
+        self._issuer = issuer
+        self._audience = audience
+
+    async def keys(self) -> Iterable[SigningKey]:
+        """Give the public key, for verifiers."""
+        public = self._key.public_key().public_bytes_raw()
+        return [SigningKey("test", public, time.time() - 60, time.time() + 86400)]
+
+    def token(self, claims: dict[str, Any], header: dict[str, Any] | None = None) -> str:
+        """Sign claims; those that are not given are those of an ordinary token."""
+        now = int(time.time())
+        usual = {"iss": self._issuer, "aud": self._audience, "iat": now, "exp": now + 600, "sid": str(uuid.uuid4())}
+        signed = ".".join(
+            _segment(part)
+            for part in (header or {"alg": "EdDSA", "typ": "at+jwt", "kid": "test"}, usual | {"scope": ""} | claims)
+        )
+        return f"{signed}.{_encode(self._key.sign(signed.encode()))}"
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody with a role in a tenant, and what they may call."""
+
+    suite: "Suite"
+    id: str
+    tenant_id: str
+    role: "Role.ValueType"
+
+    def colleague(self, role: "Role.ValueType") -> "Person":
+        """Give somebody else of the same tenant."""
+        return replace(self, id=str(uuid.uuid4()), role=role)
+
+    @property
+    def token(self) -> str:
+        """An access token."""
+        claims = {"sub": self.id, "tid": self.tenant_id, "kind": "user", "role": self.role}
+        return self.suite.issuer.token(claims)
+
+    def stub(self, kind: Callable[[grpc.aio.Channel], Stub]) -> Stub:
+        """Give a stub that calls as this person; failures are the kit's faults."""
+        return kind(self.suite.channel(kind, (("authorization", f"Bearer {self.token}"),)))
+
+
+class Suite:
+    """The services of one test worker."""
+
+    def __init__(self, backends: Backends, database: str, data: Path) -> None:
+        self.backends = backends
+        self.database = database
+        self.issuer = Issuer()
+        self.runtimes: dict[str, Runtime] = {}
+        self._data = data
+        self._identities: dict[str, Identity] = {}
+        self._channels: list[grpc.aio.Channel] = []
+
+    @property
+    def topology(self) -> Topology:
+        """The services that there are."""
+        return self.backends.topology
+
+    def values(self, name: str, **changes: Any) -> dict[str, Any]:
+        """Give the settings of a service for this worker, as they would stand in its file."""
+        values = self.backends.service_settings(name, database=self.database)
+        values |= {"listen": "127.0.0.1:0", "listen_plaintext": "127.0.0.1:0", "neighbours": {}, "log_level": "warning"}
+        values |= {"data_dir": str(self._data / name), "drain_seconds": 1.0} | changes
+        values.pop("metrics_listen", None)
+        return values
+
+    async def start(self, *names: str, **changes: Any) -> None:
+        """Start services that do not run yet, and make all of them known to each other."""
+        for name in names:
+            if name not in self.runtimes:
+                self.runtimes[name] = await self.launch(name, **changes)
+        for runtime in self.runtimes.values():
+            for name, neighbour in self.runtimes.items():
+                runtime.neighbours.targets[name] = f"dns:///127.0.0.1:{neighbour.port}"
+
+    async def launch(self, name: str, **changes: Any) -> Runtime:
+        """Start one more server of a service, known to nobody."""
+        main = importlib.import_module(f"{self.topology.service(name).module}.__main__")
+        settings_type: type[Settings] = getattr(main, "SETTINGS", Settings)
+        settings = settings_type.of(self.values(name, **changes))
+        if settings.data_dir is not None:
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+        runtime = Runtime(settings)
+        runtime.signing_keys = self.issuer.keys
+        await main.wire(runtime)
+        await runtime.listen()
+        return runtime
+
+    async def stop(self) -> None:
+        """Stop them all."""
+        for channel in self._channels:
+            await channel.close()
+        for runtime in self.runtimes.values():
+            await runtime.stop()
+        self.runtimes.clear()
+
+    def person(self, role: "Role.ValueType" = Role.ROLE_ADMIN, *, tenant_id: str | None = None) -> Person:
+        """Give somebody in a new tenant."""
+        return Person(self, str(uuid.uuid4()), tenant_id or str(uuid.uuid4()), role)
+
+    def anonymous(self, kind: Callable[[grpc.aio.Channel], Stub]) -> Stub:
+        """Give a stub that calls without a token."""
+        return kind(self.channel(kind, ()))
+
+    async def service(self, name: str, on_behalf_of: Person | str) -> "ServicePeer":
+        """Give a service, known by its certificate: on behalf of a person, or by itself in a tenant (id)."""
+        if name not in self._identities:
+            settings = Settings.of(self.values(name))
+            identity = Identity(service=name, trust_domain=settings.trust_domain, vault=Vault(settings))
+            await identity.obtain()
+            self._identities[name] = identity
+        if isinstance(on_behalf_of, Person):
+            return ServicePeer(self, self._identities[name], (("authorization", f"Bearer {on_behalf_of.token}"),))
+        return ServicePeer(self, self._identities[name], of_tenant(on_behalf_of))
+
+    def channel(self, kind: Any, metadata: Any, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
+        """Give a channel to the service that serves this stub: plaintext, or mutual TLS when there are credentials."""
+        name = self._serving(kind)
+        interceptors: list[Any] = [_Unary(metadata), _Stream(metadata), _Upload(metadata)]
+        runtime = self.runtimes[name]
+        if credentials is None:
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{runtime.plaintext_port}", interceptors=interceptors)
+        else:
+            options = [("grpc.ssl_target_name_override", name)]
+            target = f"127.0.0.1:{runtime.port}"
+            channel = grpc.aio.secure_channel(target, credentials, interceptors=interceptors, options=options)
+        self._channels.append(channel)
+        return channel
+
+    def _serving(self, kind: Any) -> str:
+        """triptych.projects.v1.… is served by projects."""
+        return str(kind.__module__).split(".")[1]
+
+
+@dataclass(frozen=True)
+class ServicePeer:
+    """A service of Triptych, as others see it."""
+
+    suite: Suite
+    identity: Identity
+    metadata: tuple[tuple[str, str], ...]
+
+    def stub(self, kind: Callable[[grpc.aio.Channel], Stub]) -> Stub:
+        """Give a stub that calls as this service."""
+        return kind(self.suite.channel(kind, self.metadata, self.identity.channel_credentials()))
+
+
+def _segment(part: dict[str, Any]) -> str:
+    return _encode(json.dumps(part, separators=(",", ":")).encode())
+
+
+def _encode(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
+
+
+class _Adding:
+    def __init__(self, metadata: Any) -> None:
+        self._metadata = metadata
+
+    def _with(self, details: Any) -> grpc.aio.ClientCallDetails:
+        return grpc.aio.ClientCallDetails(
+            method=details.method,
+            timeout=details.timeout or 30,
+            metadata=grpc.aio.Metadata(*(details.metadata or ()), *self._metadata),
+            credentials=None,
+            wait_for_ready=None,
+        )
+
+
+class _Unary(_Adding, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        call = await continuation(self._with(client_call_details), request)
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            raise faults.from_error(error, service="peer") from None
+        return call
+
+
+class _Stream(_Adding, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(self._with(client_call_details), request)
+
+
+class _Upload(_Adding, grpc.aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        call = await continuation(self._with(client_call_details), request_iterator)
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            raise faults.from_error(error, service="peer") from None
+        return call
