@@ -1,0 +1,1 @@
+"""The guided demonstration: real input, real servers, and what happened, printed."""

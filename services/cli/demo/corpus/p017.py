@@ -1,0 +1,19 @@
+"""Who is calling: read from the pass in the header."""
+import os
+
+import jwt
+
+
+class NotAdmitted(Exception):
+    """The caller shows no valid pass."""
+
+
+def caller(headers: dict[str, str]) -> str:
+    scheme, _, shown = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise NotAdmitted("a bearer pass is required")
+    try:
+        claims = jwt.decode(shown, os.environ["PASS_PUBLIC_KEY"], algorithms=["RS256"])
+    except jwt.InvalidTokenError as error:
+        raise NotAdmitted(str(error)) from error
+    return claims["sub"]

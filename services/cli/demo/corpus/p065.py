@@ -1,0 +1,17 @@
+"""Deliver the price list to a partner."""
+import netrc
+from ftplib import FTP
+from pathlib import Path
+
+
+def deliver(host: str, listing: Path) -> None:
+    user, _, phrase = netrc.netrc().authenticators(host)
+    with FTP(host, timeout=30) as line:
+        line.login(user, phrase)
+        with listing.open("rb") as content:
+            line.storbinary(f"STOR {listing.name}", content)
+
+
+def deliver_all(hosts: list[str], listing: Path) -> None:
+    for host in hosts:
+        deliver(host, listing)

@@ -1,0 +1,17 @@
+"""Read the settings of the nightly import."""
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    source: str
+    batch: int = 500
+    dry_run: bool = False
+
+
+def read(path: Path) -> Settings:
+    values: dict = {}
+    exec(path.read_text(), {}, values)
+    known = {name: values[name] for name in ("source", "batch", "dry_run") if name in values}
+    return Settings(**known)

@@ -1,0 +1,21 @@
+"""Name the last tag of a checkout."""
+import subprocess
+import sys
+
+
+def last_tag(branch: str) -> str:
+    done = subprocess.run(
+        ["/usr/bin/git", "describe", "--tags", "--abbrev=0", "--end-of-options", branch],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+def following(tag: str) -> str:
+    major, minor, patch = tag.lstrip("v").split(".")
+    return f"v{major}.{minor}.{int(patch) + 1}"
+
+
+print(following(last_tag(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""The static analysers the worker can run, one module each, which reports unjudged what its analyser said."""

@@ -1,0 +1,1 @@
+"""Ratios against the raw thing, both sides in the same run, alternating; the median of several rounds."""

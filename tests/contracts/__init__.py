@@ -1,0 +1,1 @@
+"""What the contract promises, checked over the descriptors themselves."""

@@ -1,0 +1,62 @@
+"""Settings: from a file, over it the environment; what is wrong stops the start and says what."""
+
+from pathlib import Path
+
+import pytest
+
+from services.kit.settings import Settings, SettingsInvalid
+
+NEEDED = {
+    "service": "projects",
+    "database_url": "postgresql://app@127.0.0.1/triptych",
+    "database_password_file": "pw",
+    "vault_url": "http://127.0.0.1:8200",
+    "vault_role_id_file": "role",
+    "vault_secret_id_file": "secret",
+}
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {f"TRIPTYCH_{name.upper()}": value for name, value in (NEEDED | changes).items()}
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "projects.toml"
+    file.write_text('database_pool_size = 3\nlisten = "127.0.0.1:1"\n[neighbours]\nauth = "dns:///a:1"\n')
+    settings = Settings.load({**environment(listen="127.0.0.1:2"), "TRIPTYCH_CONFIG": str(file)})
+    assert (settings.database_pool_size, settings.listen) == (3, "127.0.0.1:2")
+    assert settings.neighbours == {"auth": "dns:///a:1"}
+
+
+def test_values_of_the_environment_get_their_types() -> None:
+    settings = Settings.load(
+        environment(database_pool_size="7", drain_seconds="2.5", neighbours="auth=dns:///a:1,audit=dns:///b:2")
+    )
+    assert (settings.database_pool_size, settings.drain_seconds) == (7, 2.5)
+    assert settings.neighbours == {"auth": "dns:///a:1", "audit": "dns:///b:2"}
+    assert settings.database_password_file == Path("pw")
+
+
+def test_a_missing_setting_is_named() -> None:
+    with pytest.raises(SettingsInvalid, match="vault_url"):
+        Settings.of({name: value for name, value in NEEDED.items() if name != "vault_url"})
+
+
+def test_an_unknown_setting_is_named() -> None:
+    with pytest.raises(SettingsInvalid, match="listne"):
+        Settings.of(NEEDED | {"listne": "127.0.0.1:1"})
+
+
+def test_a_profile_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(SettingsInvalid, match="profile"):
+        Settings.of(NEEDED | {"profile": "staging"})
+
+
+def test_production_has_no_plaintext_port() -> None:
+    with pytest.raises(SettingsInvalid, match="plaintext"):
+        Settings.of(NEEDED | {"profile": "production", "listen_plaintext": "127.0.0.1:1"})
+
+
+def test_plaintext_is_loopback_only() -> None:
+    with pytest.raises(SettingsInvalid, match="loopback"):
+        Settings.of(NEEDED | {"profile": "development", "listen_plaintext": "0.0.0.0:1"})
