@@ -104,6 +104,8 @@ class Suite:
         values = self.backends.service_settings(name, database=self.database)
         values |= {"listen": "127.0.0.1:0", "listen_plaintext": "127.0.0.1:0", "neighbours": {}, "log_level": "warning"}
         values |= {"data_dir": str(self._data / name), "drain_seconds": 1.0} | changes
+        if name == "auth":
+            values = {"source_logins": 1_000_000} | values  # all tests call from one address
         values.pop("metrics_listen", None)
         return values
 
@@ -115,6 +117,8 @@ class Suite:
         for runtime in self.runtimes.values():
             for name, neighbour in self.runtimes.items():
                 runtime.neighbours.targets[name] = f"dns:///127.0.0.1:{neighbour.port}"
+            if "auth" in names:
+                runtime.verifier.forget()
 
     async def launch(self, name: str, **changes: Any) -> Runtime:
         """Start one more server of a service, known to nobody."""
@@ -124,10 +128,16 @@ class Suite:
         if settings.data_dir is not None:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
         runtime = Runtime(settings)
-        runtime.signing_keys = self.issuer.keys
+        runtime.trust(self.issuer.keys)
+        if name != "auth":  # which trusts its own keys
+            runtime.trust(lambda: self._published_keys(runtime))
         await main.wire(runtime)
         await runtime.listen()
         return runtime
+
+    async def _published_keys(self, runtime: Runtime) -> list[SigningKey]:
+        """The auth service's own keys, once it runs; most tests need no auth service."""
+        return await runtime.ask_auth() if "auth" in self.runtimes else []
 
     async def stop(self) -> None:
         """Stop them all."""

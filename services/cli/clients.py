@@ -1,6 +1,6 @@
-"""Calls from the command line: a channel to a service's plaintext port, as somebody, with a request_id for each change.
+"""Calls from the command line: to a service's plaintext port, as somebody, with a request_id for each change.
 
-Failures are the kit's faults. A mutation gets a fresh request_id, so that the channel's own retries change nothing twice.
+Failures are the kit's faults. A change gets a fresh request_id, so that a retry changes nothing twice.
 """
 
 import uuid

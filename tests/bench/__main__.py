@@ -55,7 +55,13 @@ async def _point_read(backends: Backends) -> list[Result]:
     settings.pop("metrics_listen", None)
     server = backends.postgres_server
     app = "triptych_projects_app"
-    pool = {"host": server.host, "port": server.port, "user": app, "password": backends.password(app), "database": TEMPLATE}
+    pool = {
+        "host": server.host,
+        "port": server.port,
+        "user": app,
+        "password": backends.password(app),
+        "database": TEMPLATE,
+    }
     superuser = await server.connect(TEMPLATE)
     project_id = await superuser.fetchval(
         "INSERT INTO projects.projects (tenant_id, name, description, owner_id, settings, configuration_defaults)"

@@ -56,8 +56,9 @@ def keep(results: Sequence[Result]) -> Path:
 
 def show(results: Sequence[Result]) -> None:
     """Print the table."""
-    print(f"{'name':<28}{'value':>10} {'unit':<8}{'goal':<10}{'':<6}{'ours':>12}{'anchor':>12}  note")
+    print(f"{'name':<28}{'value':>10} {'unit':<8}{'goal':<10}{'':<7}{'ours':>12}{'anchor':>12}  note")
     for result in results:
         sides = [f"{side:>12g}" if side is not None else f"{'':>12}" for side in (result.ours, result.anchor)]
         verdict = "met" if result.met else "MISSED"
-        print(f"{result.name:<28}{result.value:>10g} {result.unit:<8}{result.goal:<10}{verdict:<6}{''.join(sides)}  {result.note}")
+        figures = f"{result.value:>10g} {result.unit:<8}{result.goal:<10}{verdict:<7}{''.join(sides)}"
+        print(f"{result.name:<28}{figures}  {result.note}")

@@ -26,12 +26,7 @@ def services() -> list[str]:
 
 def methods() -> list[MethodDescriptor]:
     """Every RPC."""
-    return [
-        method
-        for file in files()
-        for service in file.services_by_name.values()
-        for method in service.methods
-    ]
+    return [method for file in files() for service in file.services_by_name.values() for method in service.methods]
 
 
 def messages() -> list[Descriptor]:

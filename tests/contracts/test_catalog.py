@@ -44,9 +44,7 @@ async def test_every_table_with_a_tenant_is_under_forced_row_level_security(supe
 
 
 async def test_every_schema_has_tables(superuser: Any) -> None:
-    rows = await superuser.fetch(
-        "SELECT DISTINCT schemaname FROM pg_tables WHERE schemaname = ANY($1)", SCHEMAS
-    )
+    rows = await superuser.fetch("SELECT DISTINCT schemaname FROM pg_tables WHERE schemaname = ANY($1)", SCHEMAS)
     assert {row["schemaname"] for row in rows} == set(SCHEMAS)
 
 

@@ -20,7 +20,7 @@ SCRIPTS = Path(sys.executable).parent
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The contract, built for this test."""
     path = tmp_path_factory.mktemp("image") / "triptych.binpb"
-    code = f"import sys; sys.path.insert(0, 'protos'); import make; from pathlib import Path; make.image(Path({str(path)!r}))"
+    code = f"import sys, pathlib; sys.path.insert(0, 'protos'); import make; make.image(pathlib.Path({str(path)!r}))"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     return path
 

@@ -61,4 +61,6 @@ def test_the_kits_faults_are_documented_in_common() -> None:
 def test_every_enum_reason_is_in_its_package() -> None:
     for context in [*CONTEXTS, "common"]:
         enum = descriptor_pool.Default().FindEnumTypeByName(f"triptych.{context}.v1.Reason")
-        assert {value.name for value in enum.values} == {f"REASON_{name}" for name in [*declared(context), "UNSPECIFIED"]}
+        assert {value.name for value in enum.values} == {
+            f"REASON_{name}" for name in [*declared(context), "UNSPECIFIED"]
+        }

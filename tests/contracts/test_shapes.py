@@ -32,8 +32,12 @@ def test_a_list_pages_as_aip_158_says(method: MethodDescriptor) -> None:
 
 @pytest.mark.parametrize("method", UPDATES)
 def test_an_update_has_a_mask_and_its_resource_an_etag(method: MethodDescriptor) -> None:
-    assert method.input_type.fields_by_name["update_mask"].message_type.full_name == "google.protobuf.FieldMask"
-    assert "etag" in method.input_type.fields_by_number[1].message_type.fields_by_name
+    mask = method.input_type.fields_by_name["update_mask"].message_type
+    resource = method.input_type.fields_by_number[1].message_type
+    assert mask is not None
+    assert resource is not None
+    assert mask.full_name == "google.protobuf.FieldMask"
+    assert "etag" in resource.fields_by_name
 
 
 def test_every_secret_is_marked_and_nothing_else_of_its_name_is_forgotten() -> None:

@@ -32,11 +32,12 @@ def admin(suite: Suite, runtime: Runtime) -> Person:
     return suite.person(Role.ROLE_ADMIN)
 
 
-async def raw(runtime: Runtime, path: str, data: bytes, metadata: Any = (), timeout: float = 10) -> Any:
+async def raw(runtime: Runtime, path: str, data: bytes, metadata: Any = ()) -> Any:
     """Send bytes as they are and give the error that comes back."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{runtime.plaintext_port}") as channel:
+        call: Any = channel.unary_unary(path)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(path)(data, metadata=metadata, timeout=timeout)
+            await call(data, metadata=metadata, timeout=10)
     return caught.value
 
 
@@ -54,8 +55,8 @@ async def test_bytes_that_are_no_message_are_a_clients_mistake(runtime: Runtime,
 async def test_a_message_that_is_too_large_is_refused_and_the_connection_lives(runtime: Runtime, admin: Person) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{runtime.plaintext_port}") as channel:
         stub = ProjectServiceStub(channel)
+        request = pb.CreateProjectRequest(project=Project(name="x", description="y" * 5_000_000))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            request = pb.CreateProjectRequest(project=Project(name="x", description="y" * 5_000_000))
             await stub.CreateProject(request, metadata=bearer(admin))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         await stub.ListProjects(pb.ListProjectsRequest(), metadata=bearer(admin))

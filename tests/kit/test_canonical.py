@@ -18,7 +18,9 @@ SCALARS = (
     | st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 )
 TREES = st.recursive(
-    SCALARS, lambda t: st.lists(t, max_size=4) | st.dictionaries(st.text("abcdeé", max_size=6), t, max_size=4), max_leaves=12
+    SCALARS,
+    lambda t: st.lists(t, max_size=4) | st.dictionaries(st.text("abcdeé", max_size=6), t, max_size=4),
+    max_leaves=12,
 )
 
 

@@ -4,9 +4,10 @@ from datetime import timedelta
 
 import grpc
 import pytest
-from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
 
 from services.kit import faults
+
+DETAILS = "grpc-status-details-bin"
 
 
 class SpoonBent(faults.FailedPrecondition):
@@ -16,7 +17,7 @@ class SpoonBent(faults.FailedPrecondition):
 def sent(fault: faults.Fault) -> grpc.aio.AioRpcError:
     """Give what the caller's library makes of it."""
     status = fault.status()
-    trailing = grpc.aio.Metadata((GRPC_DETAILS_METADATA_KEY, status.SerializeToString()))
+    trailing = grpc.aio.Metadata((DETAILS, status.SerializeToString()))
     return grpc.aio.AioRpcError(fault.code, grpc.aio.Metadata(), trailing, details=status.message)
 
 

@@ -29,8 +29,10 @@ async def test_another_persons_request_id_is_another(suite: Suite) -> None:
     first = await admin.stub(ProjectServiceStub).CreateProject(
         pb.CreateProjectRequest(project=Project(name="mine"), request_id=request_id)
     )
-    second = await admin.colleague(Role.ROLE_ADMIN).stub(ProjectServiceStub).CreateProject(
-        pb.CreateProjectRequest(project=Project(name="yours"), request_id=request_id)
+    second = (
+        await admin.colleague(Role.ROLE_ADMIN)
+        .stub(ProjectServiceStub)
+        .CreateProject(pb.CreateProjectRequest(project=Project(name="yours"), request_id=request_id))
     )
     assert first.project.id != second.project.id
 

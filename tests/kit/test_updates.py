@@ -56,7 +56,9 @@ def test_an_old_etag_aborts_and_an_empty_one_does_not() -> None:
             updates.check_etag(old, 4)
 
 
-@pytest.mark.parametrize("given", ["", "x", "0197b1e2-0000-7000-8000-00000000000", "0197b1e2-0000-7000-8000-00000000000g"])
+@pytest.mark.parametrize(
+    "given", ["", "x", "0197b1e2-0000-7000-8000-00000000000", "0197b1e2-0000-7000-8000-00000000000g"]
+)
 def test_an_id_out_of_shape_is_a_violation(given: str) -> None:
     with pytest.raises(faults.RequestInvalid) as caught:
         updates.target(UpdateProjectRequest(project=Project(id=given)), "project")

@@ -48,9 +48,7 @@ async def test_a_name_is_taken_until_its_project_is_archived(admin: Person) -> N
 
 
 async def test_another_tenants_project_looks_like_none(admin: Person, suite: Suite) -> None:
-    created = await admin.stub(ProjectServiceStub).CreateProject(
-        pb.CreateProjectRequest(project=Project(name="ours"))
-    )
+    created = await admin.stub(ProjectServiceStub).CreateProject(pb.CreateProjectRequest(project=Project(name="ours")))
     stranger = suite.person(Role.ROLE_ADMIN).stub(ProjectServiceStub)
     texts = []
     for project_id in (created.project.id, str(uuid.uuid4())):

@@ -66,9 +66,7 @@ WRONG: list[tuple[object, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("document", "field"), WRONG, ids=[f"{n}-{field}" for n, (_, field) in enumerate(WRONG)]
-)
+@pytest.mark.parametrize(("document", "field"), WRONG, ids=[f"{n}-{field}" for n, (_, field) in enumerate(WRONG)])
 def test_a_wrong_field_names_itself(document: object, field: str) -> None:
     with pytest.raises(ConfigurationInvalid) as caught:
         configurations.read(document)

@@ -23,9 +23,7 @@ def configure(
     *, bandit: Mapping[str, Any] | bool = True, ruff: bool = True, **decision: Any
 ) -> configurations.Configuration:
     settings = {"enabled": bandit} if isinstance(bandit, bool) else bandit
-    return configurations.read(
-        {"engines": {"bandit": settings, "ruff": {"enabled": ruff}}, "decision": decision}
-    )
+    return configurations.read({"engines": {"bandit": settings, "ruff": {"enabled": ruff}}, "decision": decision})
 
 
 def rules(analysis: analysers.Outcome) -> list[str]:
@@ -85,9 +83,7 @@ def test_a_rule_below_the_confidence_does_not_count() -> None:
 
 def test_ruff_selects_and_ignores_by_the_beginning_of_a_code() -> None:
     program = SHELL + "\n\nassert run\n"
-    document = {
-        "engines": {"bandit": {"enabled": False}, "ruff": {"select": ["S1", "S6"], "ignore": ["S10"]}}
-    }
+    document = {"engines": {"bandit": {"enabled": False}, "ruff": {"select": ["S1", "S6"], "ignore": ["S10"]}}}
     assert rules(analysers.analyse(program, configurations.read(document))) == ["S602"]
 
 

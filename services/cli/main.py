@@ -1,0 +1,55 @@
+"""The `triptych` command. A subcommand's module is imported when it is called, so that --help stays fast."""
+
+import importlib
+from typing import Final
+
+import click
+
+COMMANDS: Final = {
+    "up": "services.cli.up:up",
+    "demo": "services.cli.demo.command:demo",
+    "doctor": "services.cli.doctor:doctor",
+    "provision": "services.cli.provision:provision",
+    "migrate": "services.cli.migrate:migrate",
+    "serve": "services.cli.serve:serve",
+}
+# Shown by --help without importing the command.
+SUMMARIES: Final = {
+    "up": "Start the whole stack on this machine.",
+    "demo": "Show the life of one change, on real servers that are stopped afterwards.",
+    "doctor": "Check a stack and say what to do about each finding.",
+    "provision": "Prepare an external PostgreSQL and OpenBao for the services.",
+    "migrate": "Bring the schemas of a database to their newest revisions.",
+    "serve": "Run one service.",
+}
+
+
+class Commands(click.Group):
+    """A group whose commands are named in a table."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """List the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """Write the summaries of the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SUMMARIES[name]) for name in COMMANDS])
+
+
+@click.command(cls=Commands)
+@click.version_option(package_name="triptych")
+def main() -> None:
+    """Triptych: who may use which model, what is in production, what failed, and the proof of it."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""`triptych up`: the three servers and the seven services on this machine, until Ctrl-C."""
+
+import asyncio
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, Never
+
+import click
+from rich.console import Console
+
+from services.cli.stack import reports
+from services.cli.stack.backends import Backends
+from services.cli.stack.faults import StackFault
+from services.cli.stack.homes import replace
+
+SERVERS = ("openbao", "postgres", "valkey")
+
+
+class Port(click.ParamType[tuple[str, int]]):
+    """NAME=NUMBER."""
+
+    name = "name=port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """Split, and check the number."""
+        if isinstance(value, tuple):
+            return value
+        name, separator, number = str(value).partition("=")
+        if not separator or not number.isdecimal() or not 0 < int(number) < 65536:
+            self.fail(f"{value!r} is not NAME=PORT with a port from 1 to 65535, for example auth=7410", param, ctx)
+        return name, int(number)
+
+
+class Servers(click.ParamType[bool]):
+    """The three servers, in any order."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        """Accept the one subset that makes sense: all three without the services."""
+        if isinstance(value, bool):
+            return value
+        if tuple(sorted(str(value).split(","))) != SERVERS:
+            self.fail(f"only {','.join(SERVERS)} can run without the services", param, ctx)
+        return True
+
+
+home_option = click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="TRIPTYCH_HOME",
+    default=Path(".triptych"),
+    show_default=True,
+    help="Folder for data, secrets, settings and logs.",
+)
+
+
+@click.command()
+@home_option
+@click.option("--port", "demands", type=Port(), multiple=True, help="Demand a port: auth=7410, postgres=5432, …")
+@click.option("--only", "servers_only", type=Servers(), default=False, help=f"{','.join(SERVERS)}: no services.")
+@click.option("--ready-file", type=click.Path(path_type=Path), help="Write a JSON summary when everything is healthy.")
+@click.option(
+    "--patience",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="Seconds that services have to be healthy.",
+)
+def up(
+    home: Path,
+    demands: tuple[tuple[str, int], ...],
+    servers_only: bool,
+    ready_file: Path | None,
+    patience: float,
+) -> None:
+    """Start the whole stack on this machine."""
+    begun = time.monotonic()
+    console = Console(stderr=False)
+    if ready_file:
+        ready_file.unlink(missing_ok=True)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job starts with it ignored
+        signal.signal(number, _interrupt)
+
+    def ready(backends: Backends, statuses: list[Any]) -> None:
+        summary = reports.summarise(backends, statuses, time.monotonic() - begun)
+        reports.show(console, summary)
+        if ready_file:
+            replace(ready_file, json.dumps(summary, indent=2) + "\n")
+
+    try:
+        with Backends(home, dict(demands)) as backends:
+            if servers_only:
+                ready(backends, [])
+                threading.Event().wait()
+            else:
+                _serve(backends, console, patience, lambda statuses: ready(backends, statuses))
+    except StackFault as fault:
+        raise click.ClickException(str(fault)) from fault
+    except KeyboardInterrupt:
+        pass  # a signal during the start or without services: the backends are stopped by now
+    finally:
+        if ready_file:
+            ready_file.unlink(missing_ok=True)
+
+
+def _serve(backends: Backends, console: Console, patience: float, ready: Any) -> None:
+    """Migrate and run the services; imported here, because gRPC and Alembic take a moment."""
+    from services.cli.stack import migrations  # noqa: PLC0415 - see above
+    from services.cli.stack.supervisor import Supervisor  # noqa: PLC0415 - see above
+
+    def report(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    async def run() -> None:
+        for schema in await migrations.upgrade(backends):
+            report(f"schema {schema} migrated")
+        await Supervisor(backends, report=report, patience=patience).run(ready)
+
+    try:
+        asyncio.run(run())
+    except ExceptionGroup as group:  # of the supervisor's tasks
+        raise group.exceptions[0] from None
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> Never:
+    raise KeyboardInterrupt

@@ -1,0 +1,76 @@
+"""The supervisor: health, restarts with the reason, an orderly stop."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.cli.stack import processes
+from services.cli.stack.backends import Backends
+from services.cli.stack.faults import StackFault
+from services.cli.stack.supervisor import Status, Supervisor, serving
+
+CHILDREN = Path(__file__).with_name("children")
+
+
+@pytest.fixture
+async def stack(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Backends]:
+    """Give the backends two services that run the probe."""
+    monkeypatch.setenv("PYTHONPATH", str(CHILDREN))
+    plan = backends.topology
+    probes = tuple(replace(plan.service(name), module="probe") for name in ("auth", "audit"))
+    backends.topology = replace(plan, services=probes)
+    yield backends
+    backends.topology = plan
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - the condition is in another process
+            await asyncio.sleep(0.02)
+
+
+async def test_services_are_started_restarted_and_stopped(stack: Backends) -> None:
+    reports: list[str] = []
+    ready = asyncio.Queue[list[Status]]()
+    supervisor = Supervisor(stack, report=reports.append)
+    running = asyncio.ensure_future(supervisor.run(ready.put_nowait))
+    async with asyncio.timeout(60):
+        statuses = await ready.get()
+    assert [status.service.name for status in statuses] == ["auth", "audit"]
+    assert reports == []
+
+    first = supervisor.processes["audit"]
+    os.kill(first.pid, signal.SIGKILL)
+    await until(lambda: supervisor.processes["audit"] is not first)
+    while not await serving(statuses[1].plaintext):  # noqa: ASYNC110 - likewise
+        await asyncio.sleep(0.02)
+    assert len(reports) == 1
+    assert reports[0].startswith("audit ended with code -9; it is started again in 0.5 s.")
+    assert reports[0].endswith("  audit starts")
+
+    os.kill(os.getpid(), signal.SIGTERM)
+    await running
+    for name, process in supervisor.processes.items():
+        assert process.popen.returncode == 0
+        assert processes.tail(stack.home, name)[-1] == "drained"
+
+
+async def test_a_service_that_never_gets_healthy_is_named(stack: Backends) -> None:
+    (stack.home.folder("data", "audit") / "broken").touch()
+    reports: list[str] = []
+    supervisor = Supervisor(stack, report=reports.append, patience=5.0)
+    try:
+        with pytest.raises(ExceptionGroup) as raised:
+            await supervisor.run(lambda _: None)
+    finally:
+        (stack.home.folder("data", "audit") / "broken").unlink()
+    fault = raised.value.exceptions[0]
+    assert isinstance(fault, StackFault)
+    assert str(fault).startswith("not healthy after 5 s: audit; ")
+    assert "broken on purpose" in reports[0]
+    assert not [process for process in supervisor.processes.values() if process.alive()]
