@@ -5,10 +5,10 @@ The one interceptor of every server. Nothing else touches `context.abort`.
 
 import asyncio
 import re
+import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -99,12 +99,11 @@ class Calls(grpc.aio.ServerInterceptor):
             return handler
         return self._wrapped.setdefault(path, self._wrap(handler, method))
 
-    @asynccontextmanager
-    async def around(self, method: Method, context: Context) -> AsyncIterator[Call]:
+    async def around(self, method: Method, context: Context, handle: Callable[[], Awaitable[Any]]) -> Any:
         """Everything but the handler; read from top to bottom."""
         began = time.perf_counter()
-        metadata = context.invocation_metadata() or ()
-        call = _begin(method, metadata, context.time_remaining())
+        given = _given(context.invocation_metadata() or ())
+        call = _begin(method, given, context.time_remaining())
         mark = _current.set(call)
         self._in_flight += 1
         fault: faults.Fault | None = None
@@ -115,11 +114,12 @@ class Calls(grpc.aio.ServerInterceptor):
             if call.expires - asyncio.get_running_loop().time() < LEAST_TIME:
                 raise faults.DeadlineTooShort("too little time is left to begin")  # noqa: TRY301
             async with asyncio.timeout_at(call.expires):
-                call.caller = await self._identify(call, metadata, context)
+                call.caller = await self._identify(call, given.get("triptych-tenant", ""), context)
                 access.check(method, call.caller)
-                yield call
+                answer = await handle()
             if method.audit and not call.recorded:
                 raise RuntimeError(f"{method.path} succeeded and recorded no {method.audit}")  # noqa: TRY301
+            return answer  # noqa: TRY300 - what comes below is for failures
         except faults.Fault as raised:
             fault = raised
         except TimeoutError:
@@ -135,14 +135,14 @@ class Calls(grpc.aio.ServerInterceptor):
             _current.reset(mark)
             self._end(call, fault, time.perf_counter() - began)
             telemetry.end(span, fault)
-        if fault is not None:
-            context.set_trailing_metadata((("x-request-id", call.request_id),))
-            await context.abort_with_status(to_status(fault.status()))
+        status = to_status(fault.status())
+        return await context.abort(
+            status.code, status.details, (*status.trailing_metadata, ("x-request-id", call.request_id))
+        )
 
-    async def _identify(self, call: Call, metadata: Any, context: Context) -> Caller:
+    async def _identify(self, call: Call, tenant: str, context: Context) -> Caller:
         """Who calls: the connection names a service, the token a person or agent; a service alone names its tenant."""
         service = peer_service(context.auth_context(), self._trust_domain)  # type: ignore[arg-type]
-        tenant = _one(metadata, "triptych-tenant")
         if call.token and "public" not in call.method.audience:
             known = await self._verifier.verify(call.token)
             if tenant not in ("", known.tenant_id):
@@ -178,13 +178,18 @@ class Calls(grpc.aio.ServerInterceptor):
         handle: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
         async def to_unary(request: Any, context: Any) -> Any:
-            async with self.around(method, context):
-                return await handle(_checked(request, streamed=handler.request_streaming), context)
+            return await self.around(
+                method, context, lambda: handle(_checked(request, streamed=handler.request_streaming), context)
+            )
 
-        async def to_stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self.around(method, context):
-                async for message in handle(_checked(request, streamed=handler.request_streaming), context):
-                    yield message
+        async def to_stream(request: Any, context: Any) -> None:
+            async def write() -> None:
+                messages = handle(_checked(request, streamed=handler.request_streaming), context)
+                async with aclosing(messages):
+                    async for message in messages:
+                        await context.write(message)
+
+            await self.around(method, context, write)
 
         shapes = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -197,23 +202,25 @@ class Calls(grpc.aio.ServerInterceptor):
         return make(behaviour, _careful(handler.request_deserializer), handler.response_serializer)  # type: ignore[no-any-return]
 
 
-def _begin(method: Method, metadata: Any, remaining: float | None) -> Call:
-    request_id = _one(metadata, "x-request-id")
+def _given(metadata: Any) -> dict[str, str]:
+    """Metadata by key. What stands twice has a value that fits nowhere: it is not guessed which was meant."""
+    given: dict[str, str] = {}
+    for key, value in metadata:
+        given[key] = value if key not in given else "given twice"
+    return given
+
+
+def _begin(method: Method, given: dict[str, str], remaining: float | None) -> Call:
+    request_id = given.get("x-request-id", "")
     granted = method.deadline if remaining is None else min(method.deadline, remaining)
-    scheme, _, token = _one(metadata, "authorization").partition(" ")
+    scheme, _, token = given.get("authorization", "").partition(" ")
     return Call(
         method=method,
-        request_id=request_id if REQUEST_ID.fullmatch(request_id) else str(uuid.uuid4()),
+        request_id=request_id if REQUEST_ID.fullmatch(request_id) else secrets.token_hex(16),
         token=token if scheme.lower() == "bearer" else scheme and "not a bearer token",
-        traceparent=_one(metadata, "traceparent"),
+        traceparent=given.get("traceparent", ""),
         expires=asyncio.get_running_loop().time() + granted,
     )
-
-
-def _one(metadata: Any, key: str) -> str:
-    """Give the value of a key that may stand once; twice is no value at all."""
-    found = [value for name, value in metadata if name == key]
-    return found[0] if len(found) == 1 else "" if not found else "given twice"
 
 
 def _careful(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

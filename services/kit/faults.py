@@ -213,6 +213,7 @@ def from_error(error: grpc.aio.AioRpcError, *, service: str) -> Fault:
     if kind is None or status.code == code_pb2.INTERNAL:
         return DependencyUnavailable(f"{service} failed; retry", dependency=service)
     fault = kind(status.message)
+    fault.retry_after = None  # what the sender said counts, not our class's usual
     for packed in status.details:
         _unpack(fault, packed)
     return fault

@@ -117,6 +117,13 @@ async def record(
     tx.on_commit(tx.wake)
 
 
+def unchanged() -> None:
+    """Say that the RPC succeeded and changed nothing, so that there is nothing to record (a queue was empty)."""
+    call = calls.current()
+    if call is not None:
+        call.recorded = True
+
+
 def _payload(details: Message | Mapping[str, Any] | None) -> dict[str, Any]:
     """Plain values in which every number that is no integer is a string, as the log's canonical form demands."""
     if details is None:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.kit import calls, faults
-from services.kit.db import Statement, Transaction, param, params
+from services.kit.db import Row, Statement, Transaction, param, params
 from triptych.common.v1 import options_pb2
 
 KEPT = timedelta(hours=24)
@@ -65,20 +65,36 @@ async def once(tx: Transaction, request: Any, act: Callable[[Transaction, Any], 
     call = calls.current()
     if call is None or not request.request_id:
         return await act(tx, request)
-    key = {"tenant_id": tx.tenant_id, "actor_id": call.caller.id, "request_id": request.request_id}
-    digest = hashlib.sha256(call.method.path.encode() + b"\0" + request.SerializeToString(deterministic=True)).digest()
+    key, digest = _key(tx, call, request), _digest(call, request)
     if await tx.one(_claim, **key, body_hash=digest) is None:
-        return await _replay(tx, call, key, digest)  # type: ignore[no-any-return]
+        return _given_again(await tx.one(_find, **key), call, request, digest)  # type: ignore[no-any-return]
     answer = await act(tx, request)
     await tx.run(_store, **key, answer=without_secrets(answer).SerializeToString())
     return answer
 
 
-async def _replay(tx: Transaction, call: calls.Call, key: dict[str, str], digest: bytes) -> Any:
-    stored = await tx.one(_find, **key)
+async def recall(tx: Transaction, request: Any) -> Any:
+    """Give the answer that the request_id got before, or None: for work that asks others before it can act."""
+    call = calls.current()
+    if call is None or not request.request_id:
+        return None
+    stored = await tx.one(_find, **_key(tx, call, request))
+    return None if stored is None else _given_again(stored, call, request, _digest(call, request))
+
+
+def _key(tx: Transaction, call: calls.Call, request: Any) -> dict[str, str]:
+    return {"tenant_id": tx.tenant_id, "actor_id": call.caller.id, "request_id": request.request_id}
+
+
+def _digest(call: calls.Call, request: Any) -> bytes:
+    body = request.SerializeToString(deterministic=True)
+    return hashlib.sha256(call.method.path.encode() + b"\0" + body).digest()
+
+
+def _given_again(stored: Row | None, call: calls.Call, request: Any, digest: bytes) -> Any:
     if stored is None or stored["body_hash"] != digest:
         raise RequestIdReused(
-            "this request_id was used with another request; take a new one", request_id=key["request_id"]
+            "this request_id was used with another request; take a new one", request_id=request.request_id
         )
     call.recorded = True
     return call.method.response.FromString(stored["answer"])

@@ -6,7 +6,7 @@ A context's `__main__` gives `serve` its settings class and a function that adds
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import structlog
@@ -39,6 +39,7 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_connection_age_grace_ms", 600_000),
 ]
 REFLECTION = "grpc.reflection.v1.ServerReflection"
+KeySource: TypeAlias = Callable[[], Awaitable[Iterable[SigningKey]]]
 _log = structlog.get_logger()
 
 
@@ -51,8 +52,8 @@ class Runtime:
         self.vault = Vault(settings)
         self.identity = Identity(service=settings.service, trust_domain=settings.trust_domain, vault=self.vault)
         self.neighbours = Neighbours(targets=dict(settings.neighbours), identity=self.identity)
-        self.signing_keys: Callable[[], Awaitable[Iterable[SigningKey]]] = self._ask_auth
-        """Where the keys of access tokens come from; auth has them itself."""
+        self.verifier = Verifier(issuer=settings.issuer, audience=settings.audience, fetch=self._signing_keys)
+        self._trusted: list[KeySource] = []
         self.wakening = Wakening()
         self.db: Database
         self.pages: Pages
@@ -75,6 +76,10 @@ class Runtime:
         """Serve a gRPC service (full name) with this servicer."""
         self._adders.append((service, lambda server: add_to_server(servicer, server)))
 
+    def trust(self, fetch: KeySource) -> None:
+        """Accept access tokens that these keys sign. Without any such source the keys are those that auth publishes."""
+        self._trusted.append(fetch)
+
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run this for as long as the process serves. It never returns and handles its own failures."""
         self._work.append(work)
@@ -86,10 +91,9 @@ class Runtime:
     async def listen(self) -> None:
         """Begin to serve."""
         names = [name for name, _ in self._adders]
-        settings = self.settings
         interceptor = Calls(
             methods=access.methods(names),
-            verifier=Verifier(issuer=settings.issuer, audience=settings.audience, fetch=self.signing_keys),
+            verifier=self.verifier,
             trust_domain=self.settings.trust_domain,
             max_in_flight=self.settings.max_in_flight,
             metrics=self.metrics,
@@ -146,7 +150,11 @@ class Runtime:
         )
         self._tasks.append(asyncio.create_task(self.relay.run()))
 
-    async def _ask_auth(self) -> list[SigningKey]:
+    async def _signing_keys(self) -> list[SigningKey]:
+        return [key for fetch in self._trusted or [self.ask_auth] for key in await fetch()]
+
+    async def ask_auth(self) -> list[SigningKey]:
+        """Give the keys that auth publishes."""
         stub = self.neighbours.stub("auth", auth_service_pb2_grpc.AuthServiceStub)
         answer = await stub.GetSigningKeys(auth_service_pb2.GetSigningKeysRequest())
         return [

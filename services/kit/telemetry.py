@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 from opentelemetry import trace
@@ -22,27 +22,24 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._handled = Counter(
-            "triptych_rpc_handled", "RPCs by method and code", ["method", "code"], registry=self.registry
-        )
-        self._seconds = Histogram(
-            "triptych_rpc_seconds", "Duration of RPCs", ["method"], buckets=BUCKETS, registry=self.registry
+        self._rpcs = Histogram(
+            "triptych_rpc_seconds",
+            "RPCs: how many, how long",
+            ["method", "code"],
+            buckets=BUCKETS,
+            registry=self.registry,
         )
         self.outbox_pending = Gauge("triptych_outbox_pending", "Audit events not yet delivered", registry=self.registry)
         self.outbox_delivered = Counter("triptych_outbox_delivered", "Audit events delivered", registry=self.registry)
         self.loop_lag = Gauge("triptych_loop_lag_seconds", "How late the event loop is", registry=self.registry)
-        self._known: dict[tuple[str, str], tuple[Any, Any]] = {}
+        self._known: dict[tuple[str, str], Histogram] = {}
 
     def observe(self, method: str, code: str, seconds: float) -> None:
         """Count one RPC."""
-        pair = self._known.get((method, code))
-        if pair is None:
-            pair = self._known[method, code] = (
-                self._handled.labels(method, code),
-                self._seconds.labels(method),
-            )
-        pair[0].inc()
-        pair[1].observe(seconds)
+        found = self._known.get((method, code))
+        if found is None:
+            found = self._known[method, code] = self._rpcs.labels(method, code)
+        found.observe(seconds)
 
     def serve(self, address: str) -> None:
         """Serve /metrics on this address, from a thread of its own."""

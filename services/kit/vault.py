@@ -36,7 +36,9 @@ class Vault:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="vault")
-        self._client = hvac.Client(url=settings.vault_url, timeout=TIMEOUT)
+        session = requests.Session()
+        session.trust_env = False  # a proxy of the environment is for the outside world
+        self._client = hvac.Client(url=settings.vault_url, timeout=TIMEOUT, session=session)
         self._login_due = 0.0
 
     async def write(self, path: str, **data: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What tests of production begin with: a project with something in production, analyses in it, and a view past the API."""
+"""What tests of production begin with: a project with something in production, analyses in it, a view past the API."""
 
 import json
 import uuid
@@ -16,13 +16,13 @@ from triptych.common.v1.role_pb2 import Role
 from triptych.production.v1 import (
     analysis_pb2,
     analysis_service_pb2 as analyses_pb,
+    analysis_service_pb2_grpc as analyses_grpc,
     analysis_task_pb2,
     analysis_task_service_pb2 as tasks_pb,
+    analysis_task_service_pb2_grpc as tasks_grpc,
 )
 from triptych.production.v1.analysis_pb2 import Analysis, TaskSpec, TaskType
-from triptych.production.v1.analysis_service_pb2_grpc import AnalysisServiceStub
 from triptych.production.v1.analysis_task_pb2 import AnalysisTask, TaskLease
-from triptych.production.v1.analysis_task_service_pb2_grpc import AnalysisTaskServiceStub
 from triptych.projects.v1 import project_service_pb2
 from triptych.projects.v1.project_pb2 import Project
 from triptych.projects.v1.project_service_pb2_grpc import ProjectServiceStub
@@ -58,12 +58,12 @@ class Site:
     project_id: str
 
     @property
-    def analyses(self) -> AnalysisServiceStub:
-        return self.stub(AnalysisServiceStub)
+    def analyses(self) -> "analyses_grpc.AnalysisServiceAsyncStub":
+        return self.stub(analyses_grpc.AnalysisServiceStub)
 
     @property
-    def tasks(self) -> AnalysisTaskServiceStub:
-        return self.stub(AnalysisTaskServiceStub)
+    def tasks(self) -> "tasks_grpc.AnalysisTaskServiceAsyncStub":
+        return self.stub(tasks_grpc.AnalysisTaskServiceStub)
 
     def stub(self, kind: Callable[[grpc.aio.Channel], Stub]) -> Stub:
         """Give a stub that calls as the user."""

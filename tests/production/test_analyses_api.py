@@ -79,11 +79,10 @@ async def test_a_project_of_nobody_or_of_another_tenant_is_not_found(site: Site,
 @pytest.mark.parametrize(("field", "limit"), [("metadata", 16 * 1024), ("tasks[1].input", 64 * 1024)])
 async def test_large_documents_are_refused_by_name(site: Site, field: str, limit: int) -> None:
     large = struct({"text": "x" * limit})
+    request = pb.CreateAnalysisRequest(project_id=site.project_id, tasks=[spec(), spec()])
+    (request.metadata if field == "metadata" else request.tasks[1].input).CopyFrom(large)
     with pytest.raises(faults.InvalidArgument) as caught:
-        if field == "metadata":
-            await site.create(metadata=large)
-        else:
-            await site.create(spec(), spec(input=large))
+        await site.analyses.CreateAnalysis(request)
     assert caught.value.reason == "DOCUMENT_TOO_LARGE"
     assert caught.value.facts == {"field": field, "limit": str(limit)}
 

@@ -20,7 +20,7 @@ from services.kit.settings import SettingsInvalid
 from tests.production.builders import Site, superuser
 from tests.suite import Suite
 from triptych.common.v1.role_pb2 import Role
-from triptych.production.v1 import artifact_service_pb2 as pb
+from triptych.production.v1 import artifact_service_pb2 as pb, artifact_service_pb2_grpc
 from triptych.production.v1.artifact_pb2 import Artifact, ArtifactType
 from triptych.production.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 
@@ -55,7 +55,9 @@ async def upload(site: Site, *messages: pb.UploadArtifactRequest) -> Artifact:
     return (await site.stub(ArtifactServiceStub).UploadArtifact(each(messages))).artifact
 
 
-async def download(stub: ArtifactServiceStub, artifact_id: str) -> tuple[Artifact, list[bytes]]:
+async def download(
+    stub: "artifact_service_pb2_grpc.ArtifactServiceAsyncStub", artifact_id: str
+) -> tuple[Artifact, list[bytes]]:
     """Read an artifact; failures are the kit's faults, as for other calls."""
     try:
         call = stub.DownloadArtifact(pb.DownloadArtifactRequest(artifact_id=artifact_id))

@@ -15,7 +15,7 @@ from triptych.production.v1.code_review_service_pb2_grpc import CodeReviewServic
 
 
 def review(analysis_id: str, **fields: Any) -> CodeReview:
-    usual = {
+    usual: dict[str, Any] = {
         "analysis_id": analysis_id,
         "language": CodeLanguage.CODE_LANGUAGE_PYTHON,
         "code_length": 1200,

@@ -15,6 +15,11 @@ NEW_TASK = (
     " VALUES ($1, $2, 'static', '{{}}', 2, false, 3{values})"
 )
 
+NEW_ARTIFACT = (
+    "INSERT INTO artifacts (id, tenant_id, analysis_id, type, name, content_type, sha256, size_bytes, created_by,"
+    " expire_time) VALUES (uuidv7(), $1, $2, 'log', 'a', '', repeat('0', 64), 0, uuidv7(), $3::text::timestamptz)"
+)
+
 
 async def refused(site: Site, statement: str, *arguments: Any, error: type[Exception] = REFUSED) -> str:
     """Run a statement as the service; it must fail."""
@@ -126,13 +131,9 @@ async def test_nothing_is_deleted_or_rewritten(site: Site) -> None:
 
 async def test_an_artifact_is_deleted_only_when_it_has_expired(site: Site) -> None:
     analysis = await site.create()
-    statement = (
-        "INSERT INTO artifacts (id, tenant_id, analysis_id, type, name, content_type, sha256, size_bytes, created_by,"
-        " expire_time) VALUES (uuidv7(), $1, $2, 'log', 'a', '', repeat('0', 64), 0, uuidv7(), $3::text::timestamptz)"
-    )
     async with application(site.suite, site.user.tenant_id) as connection:
         for expiry in (None, "tomorrow", "yesterday"):
-            await connection.execute(statement, uuid.UUID(site.user.tenant_id), uuid.UUID(analysis.id), expiry)
+            await connection.execute(NEW_ARTIFACT, uuid.UUID(site.user.tenant_id), uuid.UUID(analysis.id), expiry)
         assert await connection.execute("DELETE FROM artifacts") == "DELETE 1"
 
 
@@ -142,9 +143,7 @@ async def test_a_tenant_neither_sees_nor_writes_another_ones_rows(site: Site) ->
         for table in ("analysis_sessions", "analysis_tasks", "artifacts", "code_review_results"):
             assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
         with pytest.raises(DENIED):
-            await connection.execute(
-                NEW_TASK.format(columns="", values=""), uuid.UUID(site.user.tenant_id), uuid.UUID(analysis.id)
-            )
+            await connection.execute(NEW_ARTIFACT, uuid.UUID(site.user.tenant_id), uuid.UUID(analysis.id), None)
 
 
 async def test_the_list_of_expired_leases_tells_tenant_and_task_and_no_more(site: Site) -> None:

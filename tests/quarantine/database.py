@@ -47,7 +47,7 @@ async def insert(connection: Any, table: str, **values: Any) -> asyncpg.Record:
     """Insert one row."""
     columns = ", ".join(values)
     marks = ", ".join(f"${number + 1}" for number in range(len(values)))
-    row = await connection.fetchrow(
+    row: asyncpg.Record | None = await connection.fetchrow(
         f"INSERT INTO {table} ({columns}) VALUES ({marks}) RETURNING *",
         *values.values(),
     )
@@ -83,7 +83,7 @@ class Hand:
     async def approve(self, request: asyncpg.Record, **changes: Any) -> asyncpg.Record:
         """Update a request to approved; the record must follow in the same transaction."""
         values = {"decided_by": uuid.uuid4(), "decision_reason": "seen", "record_id": uuid.uuid4()} | changes
-        row = await self.connection.fetchrow(
+        row: asyncpg.Record | None = await self.connection.fetchrow(
             "UPDATE quarantine_requests SET state = 'approved', decided_by = $2, decision_reason = $3, record_id = $4,"
             " decide_time = now() WHERE id = $1 RETURNING *",
             request["id"],

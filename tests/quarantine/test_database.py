@@ -11,8 +11,6 @@ from services.governance.quarantine import seals
 from tests.quarantine.database import APP, OWNER, Hand, insert, role
 from tests.suite import Suite
 
-GUARD = r"TQ00\d|violates|permission denied"
-
 
 @pytest.fixture
 async def hand(suite: Suite) -> AsyncIterator[Hand]:
@@ -26,7 +24,7 @@ async def test_a_record_is_sealed_and_chained_to_the_one_before(hand: Hand) -> N
     assert (first["position"], first["previous_seal"]) == (1, seals.GENESIS)
     assert (second["position"], second["previous_seal"]) == (2, first["seal"])
     for record in await hand.connection.fetch("SELECT * FROM quarantine_records"):
-        assert seals.of(record, record["previous_seal"]) == record["seal"]
+        assert seals.of(dict(record), record["previous_seal"]) == record["seal"]
     assert first["failure_metrics"] == {"accuracy": 0.5}
 
 
@@ -65,7 +63,7 @@ async def test_a_superuser_who_changes_a_record_leaves_a_broken_seal(suite: Suit
     )
     await root.close()
     changed = await hand.connection.fetchrow("SELECT * FROM quarantine_records WHERE id = $1", record["id"])
-    assert seals.of(changed, changed["previous_seal"]) != changed["seal"]
+    assert seals.of(dict(changed), changed["previous_seal"]) != changed["seal"]
 
 
 async def test_a_request_cannot_be_born_approved(hand: Hand) -> None:

@@ -110,7 +110,8 @@ def test_development_may_crash_on_purpose() -> None:
 
 def test_an_evaluation_of_the_moment_of_the_approval_is_not_new() -> None:
     approved = datetime(2026, 1, 2, tzinfo=UTC)
-    evaluation = Evaluation(configuration_hash="a", create_time=approved)
+    evaluation = Evaluation(configuration_hash="a")
+    evaluation.create_time.FromDatetime(approved)
     with pytest.raises(evaluations.EvaluationNotNew):
         evaluations.check(evaluation, "a", approved=approved)
     evaluations.check(evaluation, "a", approved=approved - timedelta(microseconds=1))
