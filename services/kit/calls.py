@@ -18,7 +18,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc_status.rpc_status import to_status
 
-from services.kit import access, faults, telemetry
+from services.kit import access, faults, log, telemetry
 from services.kit.access import SYSTEM_TENANT, Caller, Method
 from services.kit.identity import peer_service
 from services.kit.tokens import Verifier
@@ -158,20 +158,22 @@ class Calls(grpc.aio.ServerInterceptor):
 
     def _end(self, call: Call, fault: faults.Fault | None, seconds: float) -> None:
         """Count it and write its line."""
-        code = grpc.StatusCode.OK if fault is None else fault.code
-        self._metrics.observe(call.method.path, code.name, seconds)
-        write = _log.error if code is grpc.StatusCode.INTERNAL else _log.info
-        write(
-            "rpc",
-            method=call.method.path,
-            code=code.name,
-            reason=fault.reason if fault is not None else None,
-            ms=round(seconds * 1000, 2),
-            caller=f"{call.caller.kind}:{call.caller.id}",
-            via=call.caller.service or None,
-            tenant=call.caller.tenant_id,
-            request_id=call.request_id,
-        )
+        code = "OK" if fault is None else fault.code.name
+        self._metrics.observe(call.method.path, code, seconds)
+        caller = call.caller
+        fields = {
+            "method": call.method.path,
+            "code": code,
+            "ms": round(seconds * 1000, 2),
+            "caller": f"{caller.kind}:{caller.id}",
+            "tenant": caller.tenant_id,
+            "request_id": call.request_id,
+        }
+        if caller.service:
+            fields["via"] = caller.service
+        if fault is not None:
+            fields["reason"] = fault.reason
+        log.line("rpc", fields, level="error" if code == "INTERNAL" else "info")
 
     def _wrap(self, handler: Handler, method: Method) -> Handler:
         """Put `around` around a handler, whichever of the four shapes it has."""

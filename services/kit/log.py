@@ -2,15 +2,20 @@
 
 import logging
 import sys
+from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 import structlog
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_least = logging.INFO
 
 
 def configure(*, service: str, level: str) -> None:
     """Set up logging of the process; libraries' own warnings and errors come in the same form."""
+    global _least  # noqa: PLW0603 - logging is the process's
+    _least = LEVELS[level]
     structlog.configure(
         cache_logger_on_first_use=True,
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -25,6 +30,15 @@ def configure(*, service: str, level: str) -> None:
     structlog.contextvars.clear_contextvars()
     handler = _Forward(service)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def line(event: str, fields: dict[str, Any], *, level: str = "info") -> None:
+    """Write one line at once, in the form of all others. For the line that every RPC writes: it costs a tenth."""
+    if LEVELS[level] < _least:
+        return
+    record = fields | {"event": event, "level": level, "timestamp": datetime.now(UTC)}
+    sys.stdout.buffer.write(orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
+    sys.stdout.buffer.flush()
 
 
 class _Forward(logging.Handler):
