@@ -12,6 +12,11 @@ COMMANDS: Final = {
     "provision": "services.cli.provision:provision",
     "migrate": "services.cli.migrate:migrate",
     "serve": "services.cli.serve:serve",
+    "bootstrap-admin": "services.cli.accounts:bootstrap_admin",
+    "login": "services.cli.accounts:login",
+    "whoami": "services.cli.accounts:whoami",
+    "mail": "services.cli.accounts:mail",
+    "audit": "services.cli.audit:audit",
 }
 # Shown by --help without importing the command.
 SUMMARIES: Final = {
@@ -21,6 +26,11 @@ SUMMARIES: Final = {
     "provision": "Prepare an external PostgreSQL and OpenBao for the services.",
     "migrate": "Bring the schemas of a database to their newest revisions.",
     "serve": "Run one service.",
+    "bootstrap-admin": "Print a one-time invitation for the first admin of a tenant.",
+    "login": "Log in, and keep the tokens for later commands.",
+    "whoami": "Say who is logged in.",
+    "mail": "List the mails of a development stack, or show one.",
+    "audit": "Export the audit log, and verify it with or without a server.",
 }
 
 

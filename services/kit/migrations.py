@@ -129,18 +129,13 @@ async def _revision(url: str, password: str, schema: str) -> str | None:
     """Read the version table directly: starting Alembic costs more than the whole check."""
     connection: Any = await asyncpg.connect(url, password=password)
     try:
-        found: str | None = await connection.fetchval(f"SELECT version_num FROM {schema}.alembic_version")
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
-        return None
-    except asyncpg.InsufficientPrivilegeError:
         await connection.execute(f"SET ROLE triptych_{schema}_owner")
-        try:
-            found = await connection.fetchval(f"SELECT version_num FROM {schema}.alembic_version")
-        except asyncpg.UndefinedTableError:
+        if await connection.fetchval("SELECT to_regclass($1)", f"{schema}.alembic_version") is None:
             return None
+        found: str | None = await connection.fetchval(f"SELECT version_num FROM {schema}.alembic_version")
+        return found
     finally:
         await connection.close()
-    return found
 
 
 def _with_driver(url: str, password: str) -> URL:

@@ -18,6 +18,8 @@ import click
 
 from services.cli.demo.life import Life
 from services.cli.demo.narrator import Narrator, StepFailed
+from services.cli.demo.people import MailMissing
+from services.cli.stack import topology
 from services.kit.faults import Fault
 
 START_SECONDS = 90
@@ -34,7 +36,7 @@ def demo(*, keep: bool) -> None:
     try:
         with _stack(folder, narrator) as summary:
             asyncio.run(Life(narrator, summary, folder).run())
-    except (StepFailed, Fault) as failure:
+    except (StepFailed, MailMissing, Fault) as failure:
         _explain(folder, narrator, failure)
         sys.exit(1)
     finally:
@@ -84,8 +86,9 @@ def _explain(folder: Path, narrator: Narrator, failure: Exception) -> None:
     click.secho(f"\nFAILED in step {narrator.step}", fg="red", bold=True)
     text = f"{failure.code.name} {failure.reason}: {failure.text}" if isinstance(failure, Fault) else str(failure)
     click.echo(text)
-    for log in sorted((folder / "home" / "logs").glob("*.log")):
-        lines = [line for line in log.read_text(errors="replace").splitlines() if '"level":"info"' not in line]
-        if lines:
+    for service in topology.read().services:
+        log = folder / "home" / "logs" / f"{service.name}.log"
+        text = log.read_text(errors="replace") if log.exists() else ""
+        if lines := [line for line in text.splitlines() if '"level":"info"' not in line]:
             click.echo(f"\n{log.name}:")
             click.echo("\n".join(lines[-LOG_LINES:]))

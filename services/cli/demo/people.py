@@ -1,5 +1,6 @@
 """The people of the demo: how somebody comes in by invitation, proves an address and logs in."""
 
+import asyncio
 import re
 import secrets
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from triptych.auth.v1 import auth_service_pb2, invitation_pb2, invitation_servic
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from triptych.auth.v1.invitation_service_pb2_grpc import InvitationServiceStub
 from triptych.common.v1.role_pb2 import Role
+
+MAIL_SECONDS = 10.0
 
 
 class MailMissing(Exception):
@@ -45,7 +48,7 @@ class Town:
                 invitation_code=invitation, email=person.email, password=person.password, display_name=name
             )
         )
-        code = self._code(person.email)
+        code = await self._code(person.email)
         await auth.VerifyEmail(auth_service_pb2.VerifyEmailRequest(code=code))
         answer = await auth.Login(
             auth_service_pb2.LoginRequest(email=person.email, password=person.password, device_name="demo")
@@ -60,13 +63,16 @@ class Town:
         for person in self.people:
             await person.client.close()
 
-    def _code(self, email: str) -> str:
-        """Find the code in the newest mail to this address."""
-        for mail in sorted(self._mailbox.glob("*"), reverse=True):
-            text = mail.read_text(encoding="utf-8")
-            if email in text and (found := re.search(r"\btrv_[0-9a-f]{32}_[A-Za-z0-9_-]+", text)):
-                return found.group()
-        raise MailMissing(f"no mail with a code for {email} in {self._mailbox}")
+    async def _code(self, email: str) -> str:
+        """Wait for the mail to this address and take the code out of it; mail leaves after its call was answered."""
+        deadline = asyncio.get_running_loop().time() + MAIL_SECONDS
+        while asyncio.get_running_loop().time() < deadline:
+            for mail in sorted(self._mailbox.glob("*.eml"), reverse=True):
+                text = mail.read_text(encoding="utf-8")
+                if email in text and (found := re.search(r"\btrv_[0-9a-f]{32}_[A-Za-z0-9_-]{43}", text)):
+                    return found.group()
+            await asyncio.sleep(0.05)
+        raise MailMissing(f"no mail with a code for {email} came into {self._mailbox}")
 
 
 async def invite(person: Person, role: "Role.ValueType") -> str:

@@ -1,0 +1,152 @@
+"""`triptych bootstrap-admin`, `login`, `whoami` and `mail`: getting into a stack that runs on this machine.
+
+Tokens are kept in the user's own configuration folder, readable by nobody else. Passwords are asked for, and are never
+arguments.
+"""
+
+import asyncio
+import email
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from email.message import EmailMessage
+from email.policy import default
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import grpc
+
+from services.cli.stack import topology
+from services.cli.stack.homes import Home, replace
+from services.cli.up import home_option
+from services.kit import faults
+from triptych.auth.v1 import auth_service_pb2 as pb, user_service_pb2 as user_pb
+from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from triptych.auth.v1.user_service_pb2_grpc import UserServiceStub
+from triptych.common.v1.role_pb2 import Role
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+SPARE_SECONDS = 30
+"""An access token that ends so soon is renewed first."""
+Answer = TypeVar("Answer")
+
+address_option = click.option(
+    "--address", metavar="HOST:PORT", help="Plaintext port of the auth service, on loopback; else that of the home."
+)
+
+
+@click.command("bootstrap-admin")
+@home_option
+@click.option("--tenant", required=True, metavar="SLUG", help="Short name of the tenant; made if there is none.")
+def bootstrap_admin(home: Path, tenant: str) -> None:
+    """Print a one-time invitation for the first admin of a tenant."""
+    config = Home(home).path / "config" / "auth.toml"
+    if not config.is_file():
+        raise click.ClickException(f"{config} does not exist: start the stack once with `triptych up`")
+    command = [sys.executable, "-m", "services.auth", "bootstrap", "--tenant", tenant]
+    done = subprocess.run(command, env={**os.environ, "TRIPTYCH_CONFIG": str(config)}, check=False)  # noqa: S603 - our own module
+    raise SystemExit(done.returncode)
+
+
+@click.command()
+@home_option
+@address_option
+@click.option("--email", "email_address", prompt="E-mail", help="E-mail address.")
+def login(home: Path, address: str | None, email_address: str) -> None:
+    """Log in, and keep the tokens for later commands."""
+    target = _target(home, address)
+    password = click.prompt("Password", hide_input=True)
+    request = pb.LoginRequest(email=email_address, password=password, device_name="triptych command line")
+    answer = _ask(target, lambda channel: AuthServiceStub(channel).Login(request))
+    kept = _keep(target, answer.tokens)
+    click.echo(f"logged in as {answer.user.email} in tenant {answer.tenant_id}; tokens are in {kept}")
+
+
+@click.command()
+def whoami() -> None:
+    """Say who is logged in."""
+    kept = _kept()
+    request = user_pb.GetUserRequest()
+    metadata = (("authorization", f"Bearer {kept['access_token']}"),)
+    user = _ask(kept["address"], lambda channel: UserServiceStub(channel).GetUser(request, metadata=metadata)).user
+    click.echo(f"{user.email}  {user.id}  {Role.Name(user.role).removeprefix('ROLE_').lower()}")
+
+
+@click.command()
+@home_option
+@click.argument("number", type=click.IntRange(min=1), required=False)
+def mail(home: Path, number: int | None) -> None:
+    """List the mails of a development stack, newest first, or show one by its number."""
+    folder = Home(home).path / "data" / "auth" / "mailbox"
+    messages = _messages(sorted(folder.glob("*.eml"), reverse=True))
+    if number is None:
+        for index, message in enumerate(messages, start=1):
+            click.echo(f"{index:>3}  {message['Date']}  {message['To']}  {message['Subject']}")
+        return
+    if number > len(messages):
+        raise click.ClickException(f"there are {len(messages)} mails in {folder}")
+    message = messages[number - 1]
+    click.echo(f"To: {message['To']}\nSubject: {message['Subject']}\n\n{message.get_content()}", nl=False)
+
+
+def tokens_file() -> Path:
+    """Give the file of the tokens; TRIPTYCH_TOKENS names another."""
+    return Path(os.environ.get("TRIPTYCH_TOKENS") or Path(click.get_app_dir("triptych")) / "tokens.json")
+
+
+def _messages(files: Sequence[Path]) -> list[EmailMessage]:
+    return [email.message_from_bytes(file.read_bytes(), EmailMessage, policy=default) for file in files]
+
+
+def _target(home: Path, address: str | None) -> str:
+    """Give the address to call; a password must not leave this machine in clear."""
+    if address is None:
+        ports = Home(home).recall("ports.json")
+        address = f"127.0.0.1:{ports.get('auth.plaintext', topology.read().service('auth').plaintext)}"
+    if address.rpartition(":")[0] not in LOOPBACK:
+        raise click.ClickException(f"{address} is not on this machine: forward its port (ssh -L) and use 127.0.0.1")
+    return address
+
+
+def _ask(target: str, call: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> Answer:
+    """Call the service, and say in its own words what went wrong."""
+
+    async def ask() -> Answer:
+        async with grpc.aio.insecure_channel(target) as channel:
+            return await call(channel)
+
+    try:
+        return asyncio.run(ask())
+    except grpc.aio.AioRpcError as error:
+        fault = faults.from_error(error, service=f"the auth service at {target}")
+        raise click.ClickException(f"{fault.text} ({fault.reason})") from None
+
+
+def _keep(target: str, tokens: pb.Tokens) -> Path:
+    file = tokens_file()
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    document = {
+        "address": target,
+        "access_token": tokens.access_token,
+        "access_expire_time": tokens.access_expire_time.seconds,
+        "refresh_token": tokens.refresh_token,
+    }
+    return replace(file, json.dumps(document, indent=2) + "\n")
+
+
+def _kept() -> dict[str, Any]:
+    """Give the tokens that were kept, new ones when the access token is about to end."""
+    file = tokens_file()
+    if not file.is_file():
+        raise click.ClickException("nobody is logged in: `triptych login`")
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if document["access_expire_time"] - time.time() > SPARE_SECONDS:
+        return document
+    request = pb.RefreshRequest(refresh_token=document["refresh_token"])
+    answer = _ask(document["address"], lambda channel: AuthServiceStub(channel).Refresh(request))
+    _keep(document["address"], answer.tokens)
+    return _kept()

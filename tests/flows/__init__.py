@@ -1,0 +1,1 @@
+"""Whole stories, over all seven services as real processes; few."""
