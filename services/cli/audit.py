@@ -109,8 +109,8 @@ class Connection:
         try:
             yield from getattr(self._stub, method)(request, metadata=self._metadata, timeout=LONGEST_SECONDS)
         except grpc.RpcError as error:
-            status = rpc_status.from_call(error)  # type: ignore[arg-type]
-            text = status.message if status is not None else error.details()  # type: ignore[attr-defined]
+            status = rpc_status.from_call(error)  # type: ignore[arg-type]  # a failed call is both
+            text = status.message if status is not None else error.details()
             raise Misused(f"{method}: {text}") from None
         finally:
             self._channel.close()

@@ -199,7 +199,9 @@ class Relay:
             rows = await tx.connection.fetch(_PENDING, BATCH)
             if fresh := [row["event_id"] for row in rows if row["source_seq"] is None]:
                 await tx.connection.execute(_NUMBER, fresh)
-                rows = await tx.connection.fetch(_PENDING, BATCH)
+                # What was committed meanwhile has no number yet; it comes after all of these, with the next batch.
+                again = await tx.connection.fetch(_PENDING, BATCH)
+                rows = [row for row in again if row["source_seq"] is not None]
             return rows
 
     async def _purge(self) -> None:

@@ -176,8 +176,12 @@ async def _serve(settings: Settings, wire: Callable[[Runtime], Awaitable[None]])
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     runtime = Runtime(settings)
-    await wire(runtime)
-    await runtime.listen()
+    try:
+        await wire(runtime)
+        await runtime.listen()
+    except BaseException:
+        await runtime.close()
+        raise
     _log.info("serving", service=settings.service, port=runtime.port, plaintext_port=runtime.plaintext_port)
     await stop.wait()
     _log.info("draining", service=settings.service)

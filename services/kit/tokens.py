@@ -48,13 +48,13 @@ class Verifier:
         self._audience = audience
         self._fetch = fetch
         self._keys: dict[str, SigningKey] = {}
-        self._fetched = float("-inf")
+        self._fetched = self._tried = float("-inf")
         self._fetching = asyncio.Lock()
         self._verified: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
 
     def forget(self) -> None:
         """Fetch the keys anew when the next token comes."""
-        self._fetched = float("-inf")
+        self._fetched = self._tried = float("-inf")
         self._keys = {}
 
     async def verify(self, token: str) -> Caller:
@@ -128,20 +128,28 @@ class Verifier:
         if not isinstance(key_id, str) or len(key_id) > 64:
             raise faults.TokenInvalid
         if key_id not in self._keys or time.monotonic() - self._fetched > KEYS_MAX_AGE:
-            await self._refresh()
+            await self._refresh(known=key_id in self._keys)
         key = self._keys.get(key_id)
         now = time.time()
         if key is None or now >= key.not_after + LEEWAY or now < key.not_before - LEEWAY:
             raise faults.TokenInvalid
         return key
 
-    async def _refresh(self) -> None:
-        """Fetch keys, once for all who wait, and not more often than every REFETCH_SECONDS whatever ids come."""
+    async def _refresh(self, *, known: bool) -> None:
+        """Fetch keys, once for all who wait, and not more often than every REFETCH_SECONDS whatever ids come.
+
+        While auth is away, known keys go on to count until their own time is over.
+        """
         async with self._fetching:
-            if time.monotonic() - self._fetched < REFETCH_SECONDS:
+            if time.monotonic() - self._tried < REFETCH_SECONDS:
                 return
-            self._keys = {key.key_id: key for key in await self._fetch()}
-            self._fetched = time.monotonic()
+            try:
+                self._keys = {key.key_id: key for key in await self._fetch()}
+                self._fetched = self._tried = time.monotonic()
+            except faults.Unavailable:
+                if not known:
+                    raise
+                self._tried = time.monotonic()
 
 
 def _strict_json(data: bytes) -> dict[str, object]:

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -40,8 +39,8 @@ async def age(people: People, somebody: Somebody, seconds: int = 11) -> None:
 
 
 @pytest.fixture
-async def somebody(people: People, admin: Somebody) -> AsyncIterator[Somebody]:
-    yield await people.join(await admin.invite())
+async def somebody(people: People, admin: Somebody) -> Somebody:
+    return await people.join(await admin.invite())
 
 
 async def test_a_refresh_gives_new_tokens_of_the_same_session(people: People, somebody: Somebody) -> None:
@@ -202,7 +201,7 @@ async def test_a_refresh_that_races_with_the_logout_leaves_nothing_usable(
 async def test_a_refresh_takes_two_round_trips_beside_begin_and_commit(
     people: People, somebody: Somebody, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from services.kit.db import Transaction  # noqa: PLC0415 - only here
+    from services.kit.db import Transaction
 
     asked: list[str] = []
     for name in ("one", "run", "all"):

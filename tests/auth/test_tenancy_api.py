@@ -91,8 +91,8 @@ async def test_people_are_listed_newest_first_by_page(people: People, admin: Som
     seen = (await users.GetUser(user_pb.GetUserRequest(user_id=joined[0].id))).user
     assert (seen.email, seen.role, seen.active) == (joined[0].email, Role.ROLE_VIEWER, True)
     page = await users.ListUsers(user_pb.ListUsersRequest(page_size=1))
+    stranger = (await people.admin()).stub(UserServiceStub)
     with pytest.raises(faults.InvalidArgument):
-        stranger = (await people.admin()).stub(UserServiceStub)
         await stranger.ListUsers(user_pb.ListUsersRequest(page_token=page.next_page_token))
 
 
@@ -109,8 +109,8 @@ async def test_another_tenants_person_and_invitation_look_like_none(people: Peop
     assert said == {("USER_NOT_FOUND", "there is no such person")}
     said.clear()
     for invitation_id in (invitation.invitations[0].id, str(uuid.uuid4())):
+        request = invitation_pb.RevokeInvitationRequest(invitation_id=invitation_id)
         with pytest.raises(faults.NotFound) as caught:
-            request = invitation_pb.RevokeInvitationRequest(invitation_id=invitation_id)
             await stranger.stub(InvitationServiceStub).RevokeInvitation(request)
         said.add((caught.value.reason, caught.value.text))
     assert said == {("INVITATION_NOT_FOUND", "there is no such invitation")}

@@ -14,7 +14,11 @@ from services.kit import faults
 from tests.production.builders import ANALYSIS, TASK, Site, spec, struct
 from tests.suite import Suite
 from triptych.common.v1.role_pb2 import Role
-from triptych.production.v1 import analysis_service_pb2, analysis_task_service_pb2 as pb
+from triptych.production.v1 import (
+    analysis_service_pb2,
+    analysis_task_service_pb2 as pb,
+    analysis_task_service_pb2_grpc,
+)
 from triptych.production.v1.analysis_pb2 import TaskType
 from triptych.production.v1.analysis_task_pb2 import TaskLease
 from triptych.production.v1.analysis_task_service_pb2_grpc import AnalysisTaskServiceStub
@@ -314,3 +318,23 @@ async def test_a_viewer_lists_tasks_and_leases_none(site: Site) -> None:
     assert len(await viewer.list_tasks(analysis.id)) == 1
     with pytest.raises(faults.PermissionDenied):
         await viewer.lease(analysis.id)
+
+
+def agent(site: Site, *scopes: str) -> "analysis_task_service_pb2_grpc.AnalysisTaskServiceAsyncStub":
+    """Give a stub that calls as an agent of the tenant with these scopes."""
+    claims = {"sub": str(uuid.uuid4()), "tid": site.user.tenant_id, "kind": "agent", "role": 0}
+    token = site.suite.issuer.token(claims | {"scope": " ".join(scopes)})
+    metadata = (("authorization", f"Bearer {token}"),)
+    return AnalysisTaskServiceStub(site.suite.channel(AnalysisTaskServiceStub, metadata))
+
+
+async def test_an_agent_works_within_its_scopes(site: Site) -> None:
+    analysis = await site.create()
+    worker = agent(site, "tasks.lease", "tasks.complete")
+    request = pb.LeaseTasksRequest(worker="a", types=[TaskType.TASK_TYPE_STATIC], analysis_id=analysis.id)
+    [lease] = (await worker.LeaseTasks(request)).leases
+    result = pb.CompleteTaskRequest(task_id=lease.task.id, fencing_token=1, result=struct({"n": 1}))
+    await worker.CompleteTask(result)
+    assert (await site.get(analysis.id)).state == ANALYSIS.ANALYSIS_STATE_COMPLETED
+    with pytest.raises(faults.PermissionDenied):
+        await agent(site, "analyses.get").LeaseTasks(request)

@@ -21,7 +21,8 @@ def vault(backends: Backends) -> Iterator[str]:
     folder = backends.home.folder("external")
     (folder / "raft").mkdir(mode=0o700)
     (folder / "seal").write_bytes(secrets.token_bytes(32))
-    chosen = ports.choose(backends.topology, remembered={}, demanded={})
+    claims = ports.Claims()
+    chosen = ports.choose(backends.topology, remembered={}, demanded={}, claims=claims)
     text = (topology.deploy() / "vault" / "server.hcl").read_text()
     for old, new in {
         "/openbao/file": str(folder / "raft"),

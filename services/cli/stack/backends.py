@@ -12,6 +12,7 @@ from typing import Any, Self
 from services.cli.stack import databases, ports, processes, settings, topology, vaults
 from services.cli.stack.homes import Home
 from services.cli.stack.openbao import OpenBao
+from services.cli.stack.ports import Claims
 from services.cli.stack.postgres import SUPERUSER, Postgres
 from services.cli.stack.valkey import Valkey
 
@@ -25,6 +26,7 @@ class Backends:
         self.durable = durable
         self.ports: dict[str, int] = {}
         self._demanded = dict(ports or {})
+        self._claims = Claims()
 
     def __enter__(self) -> Self:
         self.start()
@@ -53,6 +55,7 @@ class Backends:
             server = getattr(self, name, None)
             if server is not None:
                 server.stop()
+        self._claims.release()
         self.home.close()
 
     @property
@@ -87,7 +90,9 @@ class Backends:
 
     def _choose_ports(self) -> None:
         remembered = self.home.recall("ports.json")
-        self.ports = ports.choose(self.topology, remembered=remembered, demanded=self._demanded)
+        self.ports = ports.choose(
+            self.topology, remembered=remembered, demanded=self._demanded, claims=self._claims
+        )
         self.home.remember("ports.json", self.ports)
 
     def _start_servers(self) -> None:

@@ -74,7 +74,7 @@ class AuthServiceServicer:
     def Register(self, request, context):
         """Makes a person from an invitation; a mail with a code to prove the address is sent. The answer is the same whether or not
         the address is known already. Errors: FAILED_PRECONDITION INVITATION_INVALID (unknown, used up, expired, revoked);
-        INVALID_ARGUMENT PASSWORD_REFUSED, EMAIL_REFUSED; RESOURCE_EXHAUSTED SERVER_BUSY.
+        INVALID_ARGUMENT PASSWORD_REFUSED, EMAIL_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

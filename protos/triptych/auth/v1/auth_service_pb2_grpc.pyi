@@ -36,7 +36,7 @@ class AuthServiceStub:
     Register: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterRequest, _auth_service_pb2.RegisterResponse]
     """Makes a person from an invitation; a mail with a code to prove the address is sent. The answer is the same whether or not
     the address is known already. Errors: FAILED_PRECONDITION INVITATION_INVALID (unknown, used up, expired, revoked);
-    INVALID_ARGUMENT PASSWORD_REFUSED, EMAIL_REFUSED; RESOURCE_EXHAUSTED SERVER_BUSY.
+    INVALID_ARGUMENT PASSWORD_REFUSED, EMAIL_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
     """
     VerifyEmail: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]
     """Proves an address with the code from the mail; single use, 24 h. Errors: FAILED_PRECONDITION VERIFICATION_INVALID."""
@@ -61,7 +61,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     Register: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterRequest, _auth_service_pb2.RegisterResponse]  # type: ignore[assignment]
     """Makes a person from an invitation; a mail with a code to prove the address is sent. The answer is the same whether or not
     the address is known already. Errors: FAILED_PRECONDITION INVITATION_INVALID (unknown, used up, expired, revoked);
-    INVALID_ARGUMENT PASSWORD_REFUSED, EMAIL_REFUSED; RESOURCE_EXHAUSTED SERVER_BUSY.
+    INVALID_ARGUMENT PASSWORD_REFUSED, EMAIL_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
     """
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]  # type: ignore[assignment]
     """Proves an address with the code from the mail; single use, 24 h. Errors: FAILED_PRECONDITION VERIFICATION_INVALID."""
@@ -89,7 +89,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_service_pb2.RegisterResponse, _abc.Awaitable[_auth_service_pb2.RegisterResponse]]:
         """Makes a person from an invitation; a mail with a code to prove the address is sent. The answer is the same whether or not
         the address is known already. Errors: FAILED_PRECONDITION INVITATION_INVALID (unknown, used up, expired, revoked);
-        INVALID_ARGUMENT PASSWORD_REFUSED, EMAIL_REFUSED; RESOURCE_EXHAUSTED SERVER_BUSY.
+        INVALID_ARGUMENT PASSWORD_REFUSED, EMAIL_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
         """
 
     @_abc_1.abstractmethod

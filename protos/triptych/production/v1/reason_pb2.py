@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#triptych/production/v1/reason.proto\x12\x16triptych.production.v1*\xd8\x02\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19REASON_ANALYSIS_NOT_FOUND\x10\x01\x12\"\n\x1eREASON_ANALYSIS_STATE_CONFLICT\x10\x02\x12\x19\n\x15REASON_TASK_NOT_FOUND\x10\x03\x12\x15\n\x11REASON_LEASE_LOST\x10\x04\x12\x1d\n\x19REASON_ARTIFACT_NOT_FOUND\x10\x05\x12\"\n\x1eREASON_ARTIFACT_STREAM_INVALID\x10\x06\x12#\n\x1fREASON_ARTIFACT_DIGEST_MISMATCH\x10\x07\x12\x1d\n\x19REASON_ARTIFACT_TOO_LARGE\x10\x08\x12\x1b\n\x17REASON_ARTIFACT_CORRUPT\x10\t\x12\x1d\n\x19REASON_DOCUMENT_TOO_LARGE\x10\nBO\n\x1e\x64\x65v.triptych.api.production.v1P\x01Z+triptych.dev/api/production/v1;productionv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#triptych/production/v1/reason.proto\x12\x16triptych.production.v1*\xf5\x02\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19REASON_ANALYSIS_NOT_FOUND\x10\x01\x12\"\n\x1eREASON_ANALYSIS_STATE_CONFLICT\x10\x02\x12\x19\n\x15REASON_TASK_NOT_FOUND\x10\x03\x12\x15\n\x11REASON_LEASE_LOST\x10\x04\x12\x1d\n\x19REASON_ARTIFACT_NOT_FOUND\x10\x05\x12\"\n\x1eREASON_ARTIFACT_STREAM_INVALID\x10\x06\x12#\n\x1fREASON_ARTIFACT_DIGEST_MISMATCH\x10\x07\x12\x1d\n\x19REASON_ARTIFACT_TOO_LARGE\x10\x08\x12\x1b\n\x17REASON_ARTIFACT_CORRUPT\x10\t\x12\x1d\n\x19REASON_DOCUMENT_TOO_LARGE\x10\n\x12\x1b\n\x17REASON_PROJECT_ARCHIVED\x10\x0b\x42O\n\x1e\x64\x65v.triptych.api.production.v1P\x01Z+triptych.dev/api/production/v1;productionv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\036dev.triptych.api.production.v1P\001Z+triptych.dev/api/production/v1;productionv1'
   _globals['_REASON']._serialized_start=64
-  _globals['_REASON']._serialized_end=408
+  _globals['_REASON']._serialized_end=437
 # @@protoc_insertion_point(module_scope)

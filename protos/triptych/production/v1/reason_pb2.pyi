@@ -52,6 +52,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """INVALID_ARGUMENT: a JSON field is larger than its limit.
     Example: {"reason": "DOCUMENT_TOO_LARGE", "metadata": {"field": "metadata", "limit": "16384"}}
     """
+    REASON_PROJECT_ARCHIVED: _Reason.ValueType  # 11
+    """FAILED_PRECONDITION: the project is archived; nothing new runs in it."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Reasons (`ErrorInfo.reason`, domain `triptych`) of the production service."""
@@ -86,4 +88,6 @@ REASON_DOCUMENT_TOO_LARGE: Reason.ValueType  # 10
 """INVALID_ARGUMENT: a JSON field is larger than its limit.
 Example: {"reason": "DOCUMENT_TOO_LARGE", "metadata": {"field": "metadata", "limit": "16384"}}
 """
+REASON_PROJECT_ARCHIVED: Reason.ValueType  # 11
+"""FAILED_PRECONDITION: the project is archived; nothing new runs in it."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -1,0 +1,31 @@
+"""The RPCs of InvitationService."""
+
+from services.auth import invitations
+from services.kit import requests
+from services.kit.db import Database
+from services.kit.paging import Pages
+from triptych.auth.v1 import invitation_service_pb2 as pb, invitation_service_pb2_grpc
+
+
+class Invitations(invitation_service_pb2_grpc.InvitationServiceServicer):
+    """Invitations into the caller's tenant."""
+
+    def __init__(self, *, db: Database, pages: Pages) -> None:
+        self._db = db
+        self._pages = pages
+
+    async def CreateInvitation(
+        self, request: pb.CreateInvitationRequest, context: object
+    ) -> pb.CreateInvitationResponse:
+        async with self._db.begin() as tx:
+            return await requests.once(tx, request, invitations.create)
+
+    async def ListInvitations(self, request: pb.ListInvitationsRequest, context: object) -> pb.ListInvitationsResponse:
+        async with self._db.begin() as tx:
+            return await invitations.page(tx, self._pages.begin(request))
+
+    async def RevokeInvitation(
+        self, request: pb.RevokeInvitationRequest, context: object
+    ) -> pb.RevokeInvitationResponse:
+        async with self._db.begin() as tx:
+            return await requests.once(tx, request, invitations.revoke)

@@ -1,0 +1,73 @@
+"""The first admin of a tenant: `python -m services.auth bootstrap --tenant acme` prints an invitation.
+
+There is no default password and no default admin. Whoever can run this can read the service's secrets already; once a
+tenant has an admin, that admin invites, and this refuses.
+"""
+
+import argparse
+import asyncio
+import re
+from collections.abc import Sequence
+
+from services.auth import invitations, memberships, tenants
+from services.auth.settings import AuthSettings
+from services.kit.access import SYSTEM_TENANT
+from services.kit.db import Database
+
+ACTOR = "bootstrap"
+_SLUG = re.compile(r"[a-z][a-z0-9-]{1,38}[a-z0-9]")
+
+
+class BootstrapRefused(Exception):
+    """The tenant is not one to be bootstrapped; the text says what to do."""
+
+
+async def invite(db: Database, slug: str) -> str:
+    """Give the code of a one-time admin invitation into the tenant, which is made if there is none."""
+    if not _SLUG.fullmatch(slug):
+        raise BootstrapRefused(f"{slug!r} is no slug: take 3 to 40 of a-z, 0-9 and -, a letter first and no - last")
+    tenant_id = await _tenant(db, slug)
+    async with db.begin(tenant=tenant_id) as tx:
+        if await memberships.has_admin(tx):
+            raise BootstrapRefused(f"{slug} has an admin: ask them for an invitation (InvitationService)")
+        return await invitations.bootstrap(tx, by=ACTOR)
+
+
+async def _tenant(db: Database, slug: str) -> str:
+    async with db.begin(tenant=SYSTEM_TENANT) as tx:
+        found = await tenants.find(tx, slug)
+        new_id = str(await tx.connection.fetchval("SELECT uuidv7()"))
+    if found is not None:
+        return found
+    async with db.begin(tenant=new_id) as tx:
+        created = await tenants.create(tx, slug, by=ACTOR)
+    return new_id if created else await _taken(db, slug)
+
+
+async def _taken(db: Database, slug: str) -> str:
+    """Give the tenant whose slug was just taken: made by somebody else at the same moment, or deleted long ago."""
+    async with db.begin(tenant=SYSTEM_TENANT) as tx:
+        found = await tenants.find(tx, slug)
+    if found is None:
+        raise BootstrapRefused(f"the tenant {slug} was deleted, and its slug is not given twice; choose another")
+    return found
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m services.auth bootstrap", description=__doc__)
+    parser.add_argument("--tenant", required=True, metavar="SLUG", help="tenant, made if there is none")
+    slug: str = parser.parse_args(arguments).tenant
+    try:
+        code = asyncio.run(_invite(slug))
+    except BootstrapRefused as refusal:
+        parser.exit(1, f"{refusal}\n")
+    print(code)  # noqa: T201 - it is what the command is for
+
+
+async def _invite(slug: str) -> str:
+    db = await Database.connect(AuthSettings.load(), size=1)
+    try:
+        return await invite(db, slug)
+    finally:
+        await db.close()

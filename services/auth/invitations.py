@@ -1,0 +1,177 @@
+"""Invitations: the row, its wire form, its queries and its faults. The code is shown once and stored as a hash."""
+
+from datetime import UTC, timedelta
+
+from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, Table, Text, Uuid, func, insert, select, update
+
+from services.auth import codes, roles
+from services.auth.codes import Code
+from services.kit import calls, clock, faults, outbox
+from services.kit.db import Row, Statement, Transaction, param, params
+from services.kit.paging import Page
+from triptych.auth.v1 import invitation_pb2, invitation_service_pb2 as pb
+from triptych.common.v1.role_pb2 import Role
+
+USUAL, LONGEST = timedelta(days=7), timedelta(days=30)
+
+table = Table(
+    "invitations",
+    MetaData(),
+    Column("id", Uuid, primary_key=True, server_default=func.uuidv7()),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("code_hash", LargeBinary, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("max_uses", Integer, nullable=False),
+    Column("uses", Integer, nullable=False, server_default="0"),
+    Column("expire_time", DateTime(timezone=True), nullable=False),
+    Column("created_by", Uuid),
+    Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("revoke_time", DateTime(timezone=True)),
+)
+uses = Table(
+    "invitation_uses",
+    MetaData(),
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("invitation_id", Uuid, primary_key=True),
+    Column("user_id", Uuid, primary_key=True),
+    implicit_returning=False,
+)
+_insert = Statement(
+    insert(table).values(**params("tenant_id code_hash role max_uses expire_time created_by")).returning(*table.c)
+)
+_expect = Statement(select(table.c.id).where(table.c.code_hash == param("code_hash")))
+_consume = Statement(
+    update(table)
+    .where(
+        table.c.code_hash == param("digest"),
+        table.c.uses < table.c.max_uses,
+        table.c.expire_time > func.now(),
+        table.c.revoke_time.is_(None),
+    )
+    .values(uses=table.c.uses + 1)
+    .returning(table.c.id, table.c.role)
+)
+_use = Statement(insert(uses).values(**params("tenant_id invitation_id user_id")))
+_get = Statement(select(table).where(table.c.id == param("id")))
+_revoke = Statement(
+    update(table)
+    .where(table.c.id == param("invitation_id"), table.c.revoke_time.is_(None))
+    .values(revoke_time=func.now())
+    .returning(*table.c)
+)
+_revoke_bootstrap = Statement(
+    update(table)
+    .where(table.c.created_by.is_(None), table.c.revoke_time.is_(None), table.c.uses == 0)
+    .values(revoke_time=func.now())
+)
+
+
+class InvitationInvalid(faults.FailedPrecondition):
+    """Unknown, used up, expired or revoked; which of them is not said."""
+
+    def __init__(self) -> None:
+        super().__init__("the invitation is not good, or no longer; ask an admin for a new one")
+
+
+class InvitationNotFound(faults.NotFound):
+    """No such invitation in the caller's tenant."""
+
+    def __init__(self, invitation_id: str) -> None:
+        super().__init__("there is no such invitation", invitation_id=invitation_id)
+
+
+def parse(text: str) -> Code:
+    """Read a code, or refuse it."""
+    code = codes.parse(codes.INVITATION, text)
+    if code is None:
+        raise InvitationInvalid
+    return code
+
+
+async def create(tx: Transaction, request: pb.CreateInvitationRequest) -> pb.CreateInvitationResponse:
+    """Store an invitation and give its code."""
+    given = request.invitation
+    now = clock.now()
+    expire_time = given.expire_time.ToDatetime(UTC) if given.HasField("expire_time") else now + USUAL
+    if not now < expire_time <= now + LONGEST:
+        field, text = "invitation.expire_time", "must be ahead, by 30 days at most"
+        raise faults.RequestInvalid(f"{field}: {text}", violations={field: text}, fields=field)
+    code = codes.create(codes.INVITATION, tx.tenant_id)
+    row = await tx.only(
+        _insert,
+        tenant_id=tx.tenant_id,
+        code_hash=code.digest,
+        role=roles.stored(given.role),
+        max_uses=given.max_uses or 1,
+        expire_time=expire_time,
+        created_by=calls.caller().id,
+    )
+    invitation = _wire(row)
+    await outbox.record(tx, f"invitation:{invitation.id}", invitation)
+    return pb.CreateInvitationResponse(invitation=invitation, code=code.text)
+
+
+async def bootstrap(tx: Transaction, *, by: str) -> str:
+    """Store the invitation of a tenant's first admin and give its code; those made so before, and not used, end."""
+    await tx.run(_revoke_bootstrap)
+    code = codes.create(codes.INVITATION, tx.tenant_id)
+    row = await tx.only(
+        _insert,
+        tenant_id=tx.tenant_id,
+        code_hash=code.digest,
+        role=roles.stored(Role.ROLE_ADMIN),
+        max_uses=1,
+        expire_time=clock.now() + USUAL,
+        created_by=None,
+    )
+    invitation = _wire(row)
+    await outbox.record(
+        tx, f"invitation:{invitation.id}", invitation, action="auth.invitation.create", actor=("service", by)
+    )
+    return code.text
+
+
+async def expect(tx: Transaction, code: Code) -> None:
+    """Refuse a code that never was one, before a password is hashed for it."""
+    if await tx.one(_expect, code_hash=code.digest) is None:
+        raise InvitationInvalid
+
+
+async def consume(tx: Transaction, code: Code, user_id: str) -> Row:
+    """Use an invitation once, for this person, and give it; in the transaction that makes the person."""
+    row = await tx.one(_consume, digest=code.digest)
+    if row is None:
+        raise InvitationInvalid
+    await tx.run(_use, tenant_id=tx.tenant_id, invitation_id=row["id"], user_id=user_id)
+    return row
+
+
+async def page(tx: Transaction, page: Page) -> pb.ListInvitationsResponse:
+    """Give one page, newest first."""
+    query = select(table).order_by(table.c.id.desc()).limit(page.limit)
+    if page.after is not None:
+        query = query.where(table.c.id < page.after[0])
+    rows, token = page.end(await tx.all(query), key=lambda row: (row["id"],))
+    return pb.ListInvitationsResponse(invitations=[_wire(row) for row in rows], next_page_token=token)
+
+
+async def revoke(tx: Transaction, request: pb.RevokeInvitationRequest) -> pb.RevokeInvitationResponse:
+    """End an invitation; one that ended stays as it is."""
+    row = await tx.one(_revoke, invitation_id=request.invitation_id) or await tx.one(_get, id=request.invitation_id)
+    if row is None:
+        raise InvitationNotFound(request.invitation_id)
+    await outbox.record(tx, f"invitation:{row['id']}")
+    return pb.RevokeInvitationResponse(invitation=_wire(row))
+
+
+def _wire(row: Row) -> invitation_pb2.Invitation:
+    return invitation_pb2.Invitation(
+        id=str(row["id"]),
+        role=roles.wire(row["role"]),
+        max_uses=row["max_uses"],
+        uses=row["uses"],
+        expire_time=row["expire_time"],
+        revoke_time=row["revoke_time"],
+        created_by=str(row["created_by"] or ""),
+        create_time=row["create_time"],
+    )

@@ -1,0 +1,60 @@
+"""Registration: an invitation, an address and a password become a person, a membership and a mail.
+
+Whoever registers learns nothing about an address: the answer is the same when it is known, and a mail tells its
+owner.
+"""
+
+from dataclasses import dataclass
+
+from services.auth import events, invitations, memberships, users, verifications
+from services.auth.addresses import Address
+from services.auth.codes import Code
+from services.auth.mail import Letters
+from services.auth.sources import Source
+from services.kit import outbox
+from services.kit.db import Transaction
+from triptych.auth.v1 import auth_service_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Applicant:
+    """Somebody who registers, checked and hashed."""
+
+    address: Address
+    invitation: Code
+    password_hash: str
+    source: Source
+
+
+async def create(
+    tx: Transaction, request: pb.RegisterRequest, applicant: Applicant, letters: Letters
+) -> pb.RegisterResponse:
+    """Store the person, use the invitation, write the mail; all of it or nothing."""
+    user_id = await users.create(
+        tx, applicant.address, display_name=request.display_name, password_hash=applicant.password_hash
+    )
+    if user_id is None:
+        return await _known(tx, applicant, letters)
+    invitation = await invitations.consume(tx, applicant.invitation, user_id)
+    await memberships.add(tx, user_id, invitation["role"])
+    code = await verifications.create(tx, user_id, applicant.address)
+    user = f"user:{user_id}"
+    await events.write(tx, "auth.user.register", user, source=applicant.source, user_id=user_id)
+    details = {"role": invitation["role"], "invitation_id": str(invitation["id"])}
+    await outbox.record(tx, user, details, actor=("user", user_id))
+    tx.on_commit(lambda: letters.verify(applicant.address.text, code.text))
+    return pb.RegisterResponse()
+
+
+async def _known(tx: Transaction, applicant: Applicant, letters: Letters) -> pb.RegisterResponse:
+    """Nobody new, and the invitation stays good; the owner is told, at the stored address and not at the typed one."""
+    found = await users.find(tx, applicant.address.key)
+    resource = f"address:{applicant.address.digest.hex()}"
+    await events.write(
+        tx, "auth.user.register", resource, source=applicant.source, failure={"problem": "the address is known"}
+    )
+    await outbox.record(tx, resource, action="auth.user.register_again", actor=("service", "auth"))
+    if found is not None:
+        stored: str = found["email"]
+        tx.on_commit(lambda: letters.known(stored))
+    return pb.RegisterResponse()

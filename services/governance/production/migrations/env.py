@@ -1,0 +1,5 @@
+"""Alembic environment of the schema `production`."""
+
+from services.kit.migrations import run_environment
+
+run_environment()

@@ -1,0 +1,125 @@
+"""The commands that get people into a stack, and the bootstrap of a tenant."""
+
+import asyncio
+import json
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services.auth import bootstrap
+from services.auth.bootstrap import BootstrapRefused
+from services.cli.stack import settings
+from tests.auth.people import PASSWORD, People, Somebody
+from triptych.common.v1.role_pb2 import Role
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that ended."""
+
+    exit_code: int
+    output: str
+    errors: str
+
+
+async def run(command: str, *arguments: str, given: str = "") -> Done:
+    """Run a command as a process without a terminal."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "ignore", "-m", "services.cli.main", command, *arguments,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    output, errors = await process.communicate(given.encode())
+    return Done(process.returncode or 0, output.decode(), errors.decode())
+
+
+@pytest.fixture
+def home(people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home whose auth service is that of the tests."""
+    runtime = people.suite.runtimes["auth"]
+    for folder in ("config", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "config" / "auth.toml").write_text(settings.toml(people.suite.values("auth")))
+    (tmp_path / "ports.json").write_text(json.dumps({"auth.plaintext": runtime.plaintext_port}))
+    assert runtime.settings.data_dir is not None
+    (tmp_path / "data" / "auth").symlink_to(runtime.settings.data_dir)
+    monkeypatch.setenv("TRIPTYCH_TOKENS", str(tmp_path / "user" / "tokens.json"))
+    return tmp_path
+
+
+async def test_a_tenant_with_an_admin_is_not_bootstrapped_again(people: People) -> None:
+    db = people.suite.runtimes["auth"].db
+    first = await bootstrap.invite(db, "acme-once")
+    second = await bootstrap.invite(db, "acme-once")  # nobody used the first, which ends
+    with pytest.raises(Exception, match="invitation"):
+        await people.register(first)
+    await people.join(second)
+    with pytest.raises(BootstrapRefused, match="has an admin"):
+        await bootstrap.invite(db, "acme-once")
+
+
+async def test_parallel_bootstraps_make_one_tenant(people: People) -> None:
+    db = people.suite.runtimes["auth"].db
+    codes = await asyncio.gather(*(bootstrap.invite(db, "acme-parallel") for _ in range(5)))
+    assert len({code.split("_")[1] for code in codes}) == 1
+
+
+@pytest.mark.parametrize("slug", ["A", "ab", "-abc", "abc-", "a" * 41, "a b c"])
+async def test_a_bad_slug_is_explained(people: People, slug: str) -> None:
+    with pytest.raises(BootstrapRefused, match="slug"):
+        await bootstrap.invite(people.suite.runtimes["auth"].db, slug)
+
+
+async def test_bootstrap_admin_prints_an_invitation_that_works(people: People, home: Path) -> None:
+    done = await run("bootstrap-admin", "--home", str(home), "--tenant", "acme-cli")
+    assert done.exit_code == 0, done.errors
+    assert (await people.join(done.output.strip())).login.user.role == Role.ROLE_ADMIN
+    again = await run("bootstrap-admin", "--home", str(home), "--tenant", "acme-cli")
+    assert again.exit_code == 1
+    assert "ask them for an invitation" in again.errors
+
+
+async def test_bootstrap_admin_says_when_there_is_no_stack(tmp_path: Path) -> None:
+    found = await run("bootstrap-admin", "--home", str(tmp_path), "--tenant", "acme")
+    assert found.exit_code == 1
+    assert "triptych up" in found.errors
+
+
+async def test_login_keeps_tokens_that_nobody_else_reads_and_whoami_uses_them(
+    people: People, admin: Somebody, home: Path
+) -> None:
+    found = await run("login", "--home", str(home), "--email", admin.email, given=f"{PASSWORD}\n")
+    assert found.exit_code == 0, found.errors
+    kept = home / "user" / "tokens.json"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert PASSWORD not in found.output + kept.read_text()
+    assert (await run("whoami")).output == f"{admin.email}  {admin.id}  admin\n"
+    document = json.loads(kept.read_text())
+    kept.write_text(json.dumps(document | {"access_expire_time": 0}))
+    assert admin.id in (await run("whoami")).output
+    assert json.loads(kept.read_text())["refresh_token"] != document["refresh_token"]
+
+
+async def test_a_login_that_fails_says_why_in_the_services_words(admin: Somebody, home: Path) -> None:
+    found = await run("login", "--home", str(home), "--email", admin.email, given="wrong\n")
+    assert found.exit_code == 1
+    assert "LOGIN_FAILED" in found.errors
+    assert "triptych login" in (await run("whoami")).errors
+
+
+async def test_a_password_does_not_leave_the_machine_in_clear(home: Path) -> None:
+    found = await run("login", "--address", "example.com:7510", "--email", "a@example.com", given="x\n")
+    assert found.exit_code == 1
+    assert "not on this machine" in found.errors
+
+
+async def test_mail_lists_and_shows(people: People, admin: Somebody, home: Path) -> None:
+    address = await people.register(await admin.invite())
+    code = await people.code(address)
+    listed = (await run("mail", "--home", str(home))).output
+    assert address in listed.splitlines()[0]
+    assert code in (await run("mail", "--home", str(home), "1")).output
+    assert "there are" in (await run("mail", "--home", str(home), "100000")).errors
