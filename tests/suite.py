@@ -104,10 +104,16 @@ class Suite:
         values = self.backends.service_settings(name, database=self.database)
         values |= {"listen": "127.0.0.1:0", "listen_plaintext": "127.0.0.1:0", "neighbours": {}, "log_level": "warning"}
         values |= {"data_dir": str(self._data / name), "drain_seconds": 1.0} | changes
-        if name == "auth":
-            values = {"source_logins": 1_000_000} | values  # all tests call from one address
         values.pop("metrics_listen", None)
         return values
+
+    def settings(self, name: str, **changes: Any) -> Settings:
+        """Give them as the service reads them."""
+        if name == "auth":
+            changes = {"source_logins": 1_000_000} | changes  # all tests call from one address
+        main = importlib.import_module(f"{self.topology.service(name).module}.__main__")
+        settings_type: type[Settings] = getattr(main, "SETTINGS", Settings)
+        return settings_type.of(self.values(name, **changes))
 
     async def start(self, *names: str, **changes: Any) -> None:
         """Start services that do not run yet, and make all of them known to each other."""
@@ -123,8 +129,7 @@ class Suite:
     async def launch(self, name: str, **changes: Any) -> Runtime:
         """Start one more server of a service, known to nobody."""
         main = importlib.import_module(f"{self.topology.service(name).module}.__main__")
-        settings_type: type[Settings] = getattr(main, "SETTINGS", Settings)
-        settings = settings_type.of(self.values(name, **changes))
+        settings = self.settings(name, **changes)
         if settings.data_dir is not None:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
         runtime = Runtime(settings)
@@ -158,7 +163,7 @@ class Suite:
     async def service(self, name: str, on_behalf_of: Person | str) -> "ServicePeer":
         """Give a service, known by its certificate: on behalf of a person, or by itself in a tenant (id)."""
         if name not in self._identities:
-            settings = Settings.of(self.values(name))
+            settings = self.settings(name)
             identity = Identity(service=name, trust_domain=settings.trust_domain, vault=Vault(settings))
             await identity.obtain()
             self._identities[name] = identity

@@ -63,14 +63,13 @@ def params(names: str) -> dict[str, BindParameter[Any]]:
 class Transaction:
     """A transaction in progress. It commits at the end of `Database.begin()`, never before."""
 
-    __slots__ = ("_committed", "connection", "tenant_id", "wake")
+    __slots__ = ("_committed", "connection", "database", "tenant_id")
 
-    def __init__(self, connection: Connection, tenant_id: str, wake: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, tenant_id: str, database: "Database") -> None:
         self.connection = connection
         """For COPY and the like."""
         self.tenant_id = tenant_id
-        self.wake = wake
-        """Tells the outbox relay that something was committed."""
+        self.database = database
         self._committed: list[Callable[[], None]] = []
 
     async def one(self, statement: Statement | ClauseElement, **values: Any) -> Row | None:
@@ -124,10 +123,13 @@ class _Connection(asyncpg.Connection):
 class Database:
     """The pool of one service's role."""
 
-    def __init__(self, pool: Pool, constraints: Constraints, wake: Callable[[], None]) -> None:
+    def __init__(self, pool: Pool, constraints: Constraints, wake: Callable[[], None], request_key: bytes) -> None:
         self.pool = pool
+        self.wake = wake
+        """Tells the outbox relay that something was committed."""
+        self.request_key = request_key
+        """Key of the digests of request bodies, which may hold passwords: without it they cannot be guessed."""
         self._constraints = constraints
-        self._wake = wake
 
     @classmethod
     async def connect(
@@ -136,6 +138,7 @@ class Database:
         *,
         constraints: Constraints | None = None,
         wake: Callable[[], None] = lambda: None,
+        request_key: bytes = b"",
         user: str | None = None,
         password: str | None = None,
         size: int | None = None,
@@ -153,7 +156,7 @@ class Database:
             init=_prepare,
             server_settings={"application_name": settings.service, "timezone": "UTC"},
         )
-        return cls(pool, constraints or {}, wake)
+        return cls(pool, constraints or {}, wake, request_key)
 
     @asynccontextmanager
     async def begin(self, *, tenant: str | None = None) -> AsyncIterator[Transaction]:
@@ -162,14 +165,14 @@ class Database:
         connection = await self._acquire()
         try:
             with _translated(self._constraints):
-                await connection.execute(_begin_sql(tenant_id))
-                transaction = Transaction(connection, tenant_id, self._wake)
+                transaction = Transaction(connection, tenant_id, self)
                 try:
+                    await connection.execute(_begin_sql(tenant_id))
                     yield transaction
+                    await connection.execute("COMMIT")
                 except BaseException:
                     await _roll_back(connection)
                     raise
-                await connection.execute("COMMIT")
         finally:
             await self.pool.release(connection)
         transaction.committed()
@@ -229,7 +232,7 @@ def _begin_sql(tenant_id: str) -> str:
 
 
 async def _roll_back(connection: Any) -> None:
-    if connection.is_closed():
+    if connection.is_closed() or not connection.is_in_transaction():
         return
     try:
         await asyncio.shield(connection.execute("ROLLBACK"))

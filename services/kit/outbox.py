@@ -5,11 +5,13 @@ emitter is a witness of the log.
 """
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
+import orjson
 import structlog
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -27,6 +29,11 @@ from triptych.audit.v1 import audit_service_pb2, audit_service_pb2_grpc, event_p
 from triptych.common.v1.principal_pb2 import PrincipalKind
 
 BATCH = 200
+BATCH_BYTES = 2 * 1024 * 1024
+"""Half of what a gRPC message may be: a batch that the log could never take would stop the relay for good."""
+LARGEST_PAYLOAD = 24 * 1024
+"""Bytes of details in an event; larger ones are replaced by their digest. The log takes 32 KiB of canonical JSON."""
+LONGEST_ENTITY, LONGEST_ACTOR = 200, 64
 LEASE_SECONDS = 15
 IDLE_SECONDS = 1.0
 PURGE_SECONDS = 600.0
@@ -104,6 +111,8 @@ async def record(
             raise RuntimeError("no RPC with an audit action is being served: name the action")
         action = call.method.audit
     kind, actor_id = actor or (caller.kind, caller.id)
+    if not 0 < len(entity) <= LONGEST_ENTITY or len(actor_id) > LONGEST_ACTOR:
+        raise ValueError(f"the log takes no such entity or actor: {entity!r}, {actor_id!r}")
     await tx.run(
         _record,
         tenant_id=tx.tenant_id or SYSTEM_TENANT,
@@ -114,7 +123,7 @@ async def record(
         payload=_payload(details),
         correlation_id=call.request_id if call is not None else str(uuid.uuid4()),
     )
-    tx.on_commit(tx.wake)
+    tx.on_commit(tx.database.wake)
 
 
 def unchanged() -> None:
@@ -130,7 +139,11 @@ def _payload(details: Message | Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     if isinstance(details, Message):
         details = json_format.MessageToDict(without_secrets(details), preserving_proto_field_name=True)
-    return {name: _exact(value) for name, value in details.items()}
+    exact = {name: _exact(value) for name, value in details.items()}
+    text = orjson.dumps(exact, option=orjson.OPT_SORT_KEYS)
+    if len(text) <= LARGEST_PAYLOAD:
+        return exact
+    return {"details_sha256": hashlib.sha256(text).hexdigest(), "details_bytes": len(text)}
 
 
 def _exact(value: Any) -> Any:
@@ -180,7 +193,7 @@ class Relay:
         self._metrics.outbox_pending.set(len(rows))
         if not rows:
             return 0
-        request = audit_service_pb2.AppendEventsRequest(events=[self._event(row) for row in rows])
+        request = self._request(rows)
         stub = self._neighbours.stub("audit", audit_service_pb2_grpc.AuditServiceStub)
         answer = await stub.AppendEvents(request)
         async with self._db.begin(tenant=SYSTEM_TENANT) as tx:
@@ -188,8 +201,8 @@ class Relay:
                 _RECEIPT,
                 [(receipt.event_id, receipt.seq, receipt.leaf_hash) for receipt in answer.receipts],
             )
-        self._metrics.outbox_delivered.inc(len(rows))
-        return len(rows)
+        self._metrics.outbox_delivered.inc(len(request.events))
+        return len(request.events)
 
     async def _claim(self) -> list[Row]:
         """Take or keep the lease, and number the oldest events that no running transaction can still precede."""
@@ -208,6 +221,18 @@ class Relay:
         """Forget stored answers whose time is over."""
         async with self._db.begin(tenant=SYSTEM_TENANT) as tx:
             await tx.run(PURGE)
+
+    def _request(self, rows: list[Row]) -> audit_service_pb2.AppendEventsRequest:
+        """As many of the events, in order, as one message may hold."""
+        request = audit_service_pb2.AppendEventsRequest()
+        size = 0
+        for row in rows:
+            event = self._event(row)
+            size += event.ByteSize()
+            if request.events and size > BATCH_BYTES:
+                break
+            request.events.append(event)
+        return request
 
     def _event(self, row: Row) -> event_pb2.AuditEvent:
         payload = Struct()

@@ -4,7 +4,7 @@ Fifty equal requests at once make one change: the second waits on the first one'
 stored, so a repeated answer lacks it.
 """
 
-import hashlib
+import hmac
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -65,7 +65,7 @@ async def once(tx: Transaction, request: Any, act: Callable[[Transaction, Any], 
     call = calls.current()
     if call is None or not request.request_id:
         return await act(tx, request)
-    key, digest = _key(tx, call, request), _digest(call, request)
+    key, digest = _key(tx, call, request), _digest(tx, call, request)
     if await tx.one(_claim, **key, body_hash=digest) is None:
         return _given_again(await tx.one(_find, **key), call, request, digest)  # type: ignore[no-any-return]
     answer = await act(tx, request)
@@ -79,16 +79,16 @@ async def recall(tx: Transaction, request: Any) -> Any:
     if call is None or not request.request_id:
         return None
     stored = await tx.one(_find, **_key(tx, call, request))
-    return None if stored is None else _given_again(stored, call, request, _digest(call, request))
+    return None if stored is None else _given_again(stored, call, request, _digest(tx, call, request))
 
 
 def _key(tx: Transaction, call: calls.Call, request: Any) -> dict[str, str]:
     return {"tenant_id": tx.tenant_id, "actor_id": call.caller.id, "request_id": request.request_id}
 
 
-def _digest(call: calls.Call, request: Any) -> bytes:
+def _digest(tx: Transaction, call: calls.Call, request: Any) -> bytes:
     body = request.SerializeToString(deterministic=True)
-    return hashlib.sha256(call.method.path.encode() + b"\0" + body).digest()
+    return hmac.digest(tx.database.request_key, call.method.path.encode() + b"\0" + body, "sha256")
 
 
 def _given_again(stored: Row | None, call: calls.Call, request: Any, digest: bytes) -> Any:

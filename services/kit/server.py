@@ -68,8 +68,14 @@ class Runtime:
     async def open(self, constraints: Constraints | None = None) -> None:
         """Get a certificate, the paging key and database connections; a failure here stops the start."""
         await self.identity.obtain()
-        self.pages = Pages(await self.vault.derive(f"{self.settings.service}-paging", "page tokens"))
-        self.db = await Database.connect(self.settings, constraints=constraints, wake=self.wakening.wake)
+        key = f"{self.settings.service}-paging"
+        self.pages = Pages(await self.vault.derive(key, "page tokens"))
+        self.db = await Database.connect(
+            self.settings,
+            constraints=constraints,
+            wake=self.wakening.wake,
+            request_key=await self.vault.derive(key, "request bodies"),
+        )
         self._closers.append(self.db.close)
 
     def add(self, service: str, add_to_server: Callable[[Any, grpc.aio.Server], None], servicer: object) -> None:

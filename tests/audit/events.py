@@ -2,16 +2,22 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.kit import clock
+from services.kit.access import SYSTEM_TENANT
 from tests.suite import Person, Suite
 from triptych.audit.v1 import audit_service_pb2 as pb
 from triptych.audit.v1.audit_service_pb2_grpc import AuditServiceStub
 from triptych.audit.v1.event_pb2 import AuditEvent, Receipt
 from triptych.common.v1.principal_pb2 import PrincipalKind
+
+if TYPE_CHECKING:
+    from triptych.audit.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
 
 Item = TypeVar("Item")
 
@@ -19,7 +25,7 @@ Item = TypeVar("Item")
 def event(tenant_id: str, number: int, *, source: str = "projects", **changes: Any) -> AuditEvent:
     """Make an ordinary event; `payload` is a plain dictionary."""
     payload = changes.pop("payload", {"name": f"Proyecto número {number}", "count": number, "tags": ["a", True, None]})
-    usual = {
+    usual: dict[str, Any] = {
         "event_id": str(uuid.UUID(int=(time.time_ns() // 10**6) << 80 | 7 << 76 | 2 << 62 | uuid.uuid4().int % 2**62)),
         "tenant_id": tenant_id,
         "source": source,
@@ -41,7 +47,7 @@ class Log:
 
     suite: Suite
     person: Person
-    writer: AuditServiceStub
+    writer: "AuditServiceAsyncStub"
     count: int = 0
     events: list[AuditEvent] = field(default_factory=list)
 
@@ -51,7 +57,7 @@ class Log:
         return self.person.tenant_id
 
     @property
-    def reader(self) -> AuditServiceStub:
+    def reader(self) -> "AuditServiceAsyncStub":
         """A stub of the admin."""
         return self.person.stub(AuditServiceStub)
 
@@ -65,8 +71,8 @@ class Log:
     async def send(self, *events: AuditEvent) -> list[Receipt]:
         """Append these events."""
         receipts: list[Receipt] = []
-        for begin in range(0, len(events), 500):
-            answer = await self.writer.AppendEvents(pb.AppendEventsRequest(events=events[begin : begin + 500]))
+        for begin in range(0, len(events), 100):
+            answer = await self.writer.AppendEvents(pb.AppendEventsRequest(events=events[begin : begin + 100]))
             receipts += answer.receipts
         return receipts
 
@@ -79,6 +85,23 @@ class Log:
         return b"".join([message.chunk for message in await every(self.reader.ExportEvents(pb.ExportEventsRequest()))])
 
 
-async def every(stream: AsyncIterator[Item]) -> list[Item]:
+@asynccontextmanager
+async def processes(suite: Suite, folder: Path, *names: str, database: str = "") -> AsyncIterator[Suite]:
+    """Other processes of these services, which remember nothing; on the same database, or on another."""
+    other = Suite(suite.backends, database or suite.database, folder)
+    try:
+        await other.start(*names)
+        yield other
+    finally:
+        await other.stop()
+
+
+async def log_of(suite: Suite, person: Person) -> Log:
+    """The log of a person's tenant, as these processes show it."""
+    peer = await suite.service("projects", SYSTEM_TENANT)
+    return Log(suite, person, peer.stub(AuditServiceStub))
+
+
+async def every(stream: AsyncIterable[Item]) -> list[Item]:
     """Give all messages of a stream."""
     return [message async for message in stream]

@@ -5,17 +5,15 @@ import uuid
 import pytest
 
 from services.kit import faults
+from services.projects import projects as nouns
+from tests.projects.builders import make_project, production_of, struct
 from tests.suite import Person, Suite
 from triptych.common.v1.role_pb2 import Role
-from triptych.projects.v1 import project_service_pb2 as pb
+from triptych.projects.v1 import baseline_service_pb2, project_service_pb2 as pb
+from triptych.projects.v1.baseline_pb2 import BaselineOperator
+from triptych.projects.v1.baseline_service_pb2_grpc import BaselineServiceStub
 from triptych.projects.v1.project_pb2 import Project
 from triptych.projects.v1.project_service_pb2_grpc import ProjectServiceStub
-
-
-@pytest.fixture
-async def admin(suite: Suite) -> Person:
-    await suite.start("projects")
-    return suite.person(Role.ROLE_ADMIN)
 
 
 async def test_a_created_project_can_be_read(admin: Person) -> None:
@@ -62,3 +60,81 @@ async def test_a_viewer_may_not_create(admin: Person) -> None:
     viewer = admin.colleague(Role.ROLE_VIEWER).stub(ProjectServiceStub)
     with pytest.raises(faults.PermissionDenied):
         await viewer.CreateProject(pb.CreateProjectRequest(project=Project(name="no")))
+
+
+async def test_a_project_is_born_with_the_default_baselines(admin: Person) -> None:
+    project = await make_project(admin)
+    listed = await admin.stub(BaselineServiceStub).ListBaselines(
+        baseline_service_pb2.ListBaselinesRequest(project_id=project.id)
+    )
+    least, most = BaselineOperator.BASELINE_OPERATOR_AT_LEAST, BaselineOperator.BASELINE_OPERATOR_AT_MOST
+    assert [(b.metric_key, b.operator, b.threshold, b.confidence, b.active) for b in listed.baselines] == [
+        ("accuracy", least, 0.85, 0.95, True),
+        ("cost_increase", most, 0.2, 0.95, True),
+        ("error_rate", most, 0.05, 0.95, True),
+        ("p95_latency_ms", most, 3000, 0.95, True),
+        ("security_pass_rate", least, 0.99, 0.95, True),
+    ]
+
+
+async def test_a_project_without_a_configuration_has_nothing_in_production(admin: Person) -> None:
+    assert await production_of(admin, await make_project(admin)) == ""
+
+
+async def test_a_project_with_a_configuration_says_its_production_everywhere(admin: Person) -> None:
+    projects = admin.stub(ProjectServiceStub)
+    project = await make_project(admin, {"model": "small"})
+    assert project.production_version_id
+    assert await production_of(admin, project) == project.production_version_id
+    renamed = Project(id=project.id, description="now with a text")
+    updated = (await projects.UpdateProject(pb.UpdateProjectRequest(project=renamed))).project
+    listed = (await projects.ListProjects(pb.ListProjectsRequest())).projects
+    archived = (await projects.ArchiveProject(pb.ArchiveProjectRequest(project_id=project.id))).project
+    said = {updated.production_version_id, listed[0].production_version_id, archived.production_version_id}
+    assert said == {project.production_version_id}
+
+
+async def test_get_project_reads_in_one_statement(admin: Person, suite: Suite) -> None:
+    project = await make_project(admin, {"model": "small"})
+    async with suite.runtimes["projects"].db.begin(tenant=admin.tenant_id) as tx:
+        seen: list[str] = []
+        with tx.connection.query_logger(lambda query: seen.append(query.query)):
+            await nouns.get(tx, project.id)
+    assert len(seen) == 1
+
+
+async def test_a_failed_birth_leaves_nothing(admin: Person) -> None:
+    projects = admin.stub(ProjectServiceStub)
+    request = pb.CreateProjectRequest(project=Project(name="half"), production_configuration=struct({"n": 2.0**60}))
+    with pytest.raises(faults.InvalidArgument) as caught:
+        await projects.CreateProject(request)
+    assert (caught.value.reason, caught.value.facts) == ("CONFIGURATION_INVALID", {"path": "n"})
+    assert not (await projects.ListProjects(pb.ListProjectsRequest())).projects
+
+
+@pytest.mark.parametrize("field", ["settings", "configuration_defaults"])
+async def test_numbers_that_are_none_are_refused(admin: Person, field: str) -> None:
+    request = pb.CreateProjectRequest(project=Project(name="nan"))
+    getattr(request.project, field).CopyFrom(struct({"n": float("nan")}))
+    with pytest.raises(faults.InvalidArgument):
+        await admin.stub(ProjectServiceStub).CreateProject(request)
+
+
+async def test_a_stale_etag_is_refused(admin: Person) -> None:
+    projects = admin.stub(ProjectServiceStub)
+    project = await make_project(admin)
+    change = Project(id=project.id, description="one", etag=project.etag)
+    await projects.UpdateProject(pb.UpdateProjectRequest(project=change))
+    with pytest.raises(faults.Aborted) as caught:
+        await projects.UpdateProject(pb.UpdateProjectRequest(project=change))
+    assert caught.value.reason == "ETAG_MISMATCH"
+
+
+async def test_an_archived_project_does_not_change(admin: Person) -> None:
+    projects = admin.stub(ProjectServiceStub)
+    project = await make_project(admin)
+    await projects.ArchiveProject(pb.ArchiveProjectRequest(project_id=project.id))
+    await projects.ArchiveProject(pb.ArchiveProjectRequest(project_id=project.id))
+    with pytest.raises(faults.FailedPrecondition) as caught:
+        await projects.UpdateProject(pb.UpdateProjectRequest(project=Project(id=project.id, description="too late")))
+    assert caught.value.reason == "PROJECT_ARCHIVED"

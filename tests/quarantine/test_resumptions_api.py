@@ -23,6 +23,7 @@ from tests.quarantine.builders import (
     supersede,
     until,
 )
+from tests.quarantine.database import APP, Hand, role
 from tests.suite import Person, Suite
 from triptych.audit.v1 import audit_service_pb2
 from triptych.audit.v1.audit_service_pb2_grpc import AuditServiceStub
@@ -63,6 +64,9 @@ async def test_an_approval_without_neighbours_is_kept_and_completed_later(
     assert stored.state == State.QUARANTINE_REQUEST_STATE_APPROVED
     assert (await record(admin, stored.record_id)).disposition == Disposition.DISPOSITION_QUARANTINED
     assert (await _get(admin, asked.id)) == stored
+    with pytest.raises(faults.FailedPrecondition) as caught:  # a release must not overtake the block
+        await ask_again(admin, stored.record_id)
+    assert (caught.value.reason, caught.value.facts) == ("QUARANTINE_STATE_CONFLICT", {"state": "approved"})
     await suite.start(*ALL)
     done = await until(lambda: _completed(admin, asked.id))
     assert done.restored_version_id == good.id
@@ -97,6 +101,20 @@ async def test_a_replayed_approval_answers_with_what_is_true_now(suite: Suite, a
     assert again.record_id == stored.record_id
     done = await until(lambda: _completed(admin, asked.id))
     assert await approve(other, asked, request_id=request_id) == done
+
+
+async def test_an_outcome_that_the_blacklist_was_not_told_of_is_told_later(
+    suite: Suite, admin: Person, other: Person
+) -> None:
+    sealed = await seal(admin, (await production(admin)).id)
+    agreed = await agree(other, await ask_again(admin, sealed.id))
+    async with role(suite, APP, admin.tenant_id) as connection:
+        await Hand(connection, admin.tenant_id).end(
+            agreed, disposition="approved_retry", outcome="released", pending=True
+        )
+        entry = await until(partial(_reviewed, admin, sealed.configuration_hash))
+        assert (entry.blocked, entry.reviewed_by) == (False, other.id)
+        await until(partial(connection.fetchval, "SELECT NOT review_pending FROM reevaluation_requests"))
 
 
 async def test_a_new_evaluation_that_passes_releases(admin: Person, other: Person) -> None:

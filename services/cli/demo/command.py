@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -62,10 +61,8 @@ def _stack(folder: Path, narrator: Narrator) -> Iterator[dict[str, Any]]:
         "--ready-file",
         str(ready),
     ]
-    # The demo plays the outside world itself: its provider answers on loopback.
-    environment = os.environ | {"TRIPTYCH_ALLOW_LOOPBACK_ENDPOINTS": "true"}
     with (folder / "up.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)  # noqa: S603
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
     try:
         deadline = time.monotonic() + START_SECONDS
         while not ready.exists():

@@ -90,9 +90,7 @@ class Backends:
 
     def _choose_ports(self) -> None:
         remembered = self.home.recall("ports.json")
-        self.ports = ports.choose(
-            self.topology, remembered=remembered, demanded=self._demanded, claims=self._claims
-        )
+        self.ports = ports.choose(self.topology, remembered=remembered, demanded=self._demanded, claims=self._claims)
         self.home.remember("ports.json", self.ports)
 
     def _start_servers(self) -> None:

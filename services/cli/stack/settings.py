@@ -28,6 +28,8 @@ def compose(
             "relay_user": service.relay,
             "relay_password_file": str(password_file(home, service.relay)),
         }
+    if service.name == "providers":  # a model server of one's own machine is ordinary in development
+        settings["allow_loopback_endpoints"] = True
     if "valkey" in service.needs:
         settings["valkey_url"] = f"redis://{_address(ports['valkey'])}/0"
         settings["valkey_password_file"] = str(secrets / "valkey")

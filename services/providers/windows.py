@@ -1,0 +1,69 @@
+"""The windows of a quota: a day and a month (UTC), each in requests, tokens and nano-dollars. Pure rules; no I/O.
+
+A request belongs to the day on which it was reserved, whenever it is settled.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
+
+from services.providers import money
+
+NAMES: Final = (
+    "daily_requests",
+    "monthly_requests",
+    "daily_tokens",
+    "monthly_tokens",
+    "daily_cost_usd",
+    "monthly_cost_usd",
+)
+"""In the order in which the scripts know them."""
+LARGEST: Final = 2**52
+"""Of a limit: sums stay within the integers that scripts add exactly (2^53)."""
+Amounts = Mapping[str, int]
+"""A number for each window; cost in nano-dollars."""
+Limits = Mapping[str, int | None]
+"""The same, None where there is no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What one reservation holds, or what one commit charges."""
+
+    tokens: int
+    cost: int
+    """Nano-dollars."""
+
+    @property
+    def amounts(self) -> Amounts:
+        """The same, for each window."""
+        units = {"requests": 1, "tokens": self.tokens, "cost_usd": self.cost}
+        return {name: units[name.partition("_")[2]] for name in NAMES}
+
+
+def exceeded(limits: Limits, used: Amounts, want: Want) -> list[str]:
+    """Name the windows in which it does not fit."""
+    amounts = want.amounts
+    return [name for name in NAMES if (limit := limits[name]) is not None and used[name] + amounts[name] > limit]
+
+
+def month(day: date) -> date:
+    """Give the first day of its month."""
+    return day.replace(day=1)
+
+
+def next_month(day: date) -> date:
+    """Give the first day of the next month."""
+    return (day.replace(day=28) + timedelta(days=4)).replace(day=1)
+
+
+def reset_time(name: str, day: date) -> datetime:
+    """Give the moment at which a window starts anew."""
+    following = day + timedelta(days=1) if name.startswith("daily") else next_month(day)
+    return datetime.combine(following, time(), UTC)
+
+
+def text(name: str, amount: int) -> str:
+    """Write an amount of a window; cost in dollars."""
+    return money.text(money.of_nano(amount)) if name.endswith("cost_usd") else str(amount)

@@ -1,0 +1,72 @@
+"""`triptych audit` against a running service."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from services.audit.verifier import MISUSED
+from services.cli import main
+from services.cli.audit import VERDICTS, audit
+from tests.audit.events import Log, event
+from triptych.audit.v1 import audit_service_pb2 as pb
+from triptych.common.v1.role_pb2 import Role
+
+
+@pytest.fixture
+def online(log: Log, tmp_path: Path) -> list[str]:
+    """Where the service is, and an admin's token."""
+    token = tmp_path / "token"
+    token.write_text(log.person.token)
+    return ["--address", f"127.0.0.1:{log.suite.runtimes['audit'].plaintext_port}", "--token-file", str(token)]
+
+
+async def run(*arguments: str) -> Result:
+    return await asyncio.to_thread(CliRunner().invoke, audit, list(arguments))
+
+
+async def test_an_export_of_a_running_service_verifies_without_it(log: Log, online: list[str], tmp_path: Path) -> None:
+    await log.grow(120)
+    key = (await log.verify()).checkpoint.public_key
+    file = tmp_path / "log.jsonl"
+    done = await run("export", str(file), *online)
+    assert done.exit_code == 0, done.output
+    assert f"120 entries of log {log.tenant_id}" in done.output
+    assert file.stat().st_mode & 0o077 == 0
+    done = await run("verify", str(file), "--public-key", key)
+    assert (done.exit_code, "ok: 120 entries" in done.stdout) == (0, True)
+    await log.grow(30)
+    await log.verify()
+    later = tmp_path / "later.jsonl"
+    await run("export", str(later), *online)
+    done = await run("verify", str(later), "--checkpoint", str(file))
+    assert (done.exit_code, "ok: 150 entries" in done.stdout) == (0, True), done.output
+
+
+async def test_a_running_service_verifies_its_log(log: Log, online: list[str]) -> None:
+    await log.grow(3)
+    done = await run("verify", *online)
+    assert (done.exit_code, "ok: 3 entries" in done.stdout) == (0, True), done.output
+    await log.send(event(log.tenant_id, 7))
+    done = await run("verify", *online)
+    assert (done.exit_code, "incomplete: " in done.stdout) == (3, True), done.output
+
+
+async def test_what_the_service_refuses_is_no_answer(log: Log, online: list[str], tmp_path: Path) -> None:
+    done = await run("export", str(tmp_path / "nothing"), *online)
+    assert (done.exit_code, "no checkpoint covers this yet" in done.output) == (MISUSED, True)
+    assert not (tmp_path / "nothing").exists()
+    (tmp_path / "user").write_text(log.person.colleague(Role.ROLE_USER).token)
+    done = await run("verify", *online[:2], "--token-file", str(tmp_path / "user"))
+    assert done.exit_code == MISUSED
+    assert "may not call" in done.output
+
+
+def test_the_command_is_in_the_table() -> None:
+    done = CliRunner().invoke(main.main, ["audit", "--help"])
+    assert (done.exit_code, "verify" in done.output, "export" in done.output) == (0, True, True)
+
+
+def test_every_verdict_has_a_word() -> None:
+    assert set(VERDICTS) == set(pb.LogVerdict.values()) - {pb.LOG_VERDICT_UNSPECIFIED}

@@ -1,0 +1,204 @@
+"""The offline verifier, by itself: a file, no server, no other module of ours."""
+
+import ast
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from services.audit import verifier
+from services.audit.verifier import Anchors, Checkpoint, Frontier, compose_note, leaf_hash, verify
+from services.cli.audit import audit
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PUBLIC = KEY.public_key().public_bytes_raw()
+LOG = "018f0000-0000-7000-8000-000000000001"
+
+
+def export(count: int, *, sources: list[int] | None = None, key: Ed25519PrivateKey = KEY) -> list[dict[str, Any]]:
+    """Write a log as the service would."""
+    lines: list[dict[str, Any]] = [{"format": verifier.FORMAT, "log_id": LOG, "origin": verifier.ORIGIN}]
+    tree, previous = Frontier(), verifier.GENESIS
+    for seq in range(count):
+        number = sources[seq] if sources else seq + 1
+        body = json.dumps(
+            {
+                "event_id": f"event-{seq}", "log_id": LOG, "prev_hash": previous, "seq": seq, "source": "auth",
+                "recorded_at": f"2026-03-01T12:00:00.{seq:06}Z", "source_seq": number, "v": 1,
+            }
+        )  # fmt: skip
+        previous = leaf_hash(body).hex()
+        tree.push(leaf_hash(body))
+        lines.append({"seq": seq, "body": body, "leaf": previous})
+    note = compose_note(
+        origin=verifier.ORIGIN, log_id=LOG, size=count, root=tree.root(), signed_at="2026-03-01T12:01:00Z"
+    )
+    checkpoint = {
+        "log_id": LOG, "size": count, "root_hash": tree.root().hex(), "note": note,
+        "signature": base64.b64encode(key.sign(note.encode())).decode(),
+        "public_key": base64.b64encode(key.public_key().public_bytes_raw()).decode(),
+    }  # fmt: skip
+    return [*lines, {"checkpoint": checkpoint}]
+
+
+def written(lines: list[dict[str, Any]]) -> list[bytes]:
+    return [json.dumps(line).encode() + b"\n" for line in lines]
+
+
+def answer(lines: list[dict[str, Any]], **anchors: Any) -> tuple[str, str]:
+    result = verify(written(lines), Anchors(**({"public_keys": [PUBLIC]} | anchors)))
+    return result.verdict, result.text
+
+
+def held(lines: list[dict[str, Any]]) -> Checkpoint:
+    return Checkpoint.read(lines[-1]["checkpoint"])
+
+
+def test_a_whole_export_under_a_known_key_is_ok() -> None:
+    verdict, text = answer(export(300))
+    assert verdict == "ok"
+    assert text == f"300 entries of log {LOG}, signed 2026-03-01T12:01:00Z"
+
+
+def test_nothing_is_ok_on_the_word_of_the_file_alone() -> None:
+    verdict, text = answer(export(5), public_keys=[])
+    assert verdict == "unanchored"
+    assert base64.b64encode(PUBLIC).decode() in text
+
+
+def test_an_earlier_checkpoint_anchors_what_grew_out_of_it() -> None:
+    assert answer(export(9), public_keys=[], checkpoints=[held(export(4))])[0] == "ok"
+
+
+def test_an_earlier_checkpoint_finds_a_rewritten_log() -> None:
+    verdict, text = answer(export(9), checkpoints=[held(export(4, sources=[4, 3, 2, 1]))])
+    assert verdict == "tampered"
+    assert "held checkpoint" in text
+
+
+def test_a_log_under_a_new_key_is_tampered() -> None:
+    verdict, text = answer(export(5, key=Ed25519PrivateKey.generate()))
+    assert (verdict, text) == ("tampered", "the checkpoint over 5 entries is not signed by a trusted key")
+
+
+def test_each_change_of_a_line_is_found_and_named() -> None:
+    for change, expected in {
+        "leaf": "entry 3 (event event-3): its body does not have its leaf hash",
+        "body": "entry 3 (event event-x): its body does not have its leaf hash",
+        "seq": "entry 3 is missing: entry 8 comes in its place",
+    }.items():
+        lines = export(8)
+        lines[4] |= {
+            "leaf": {"leaf": "00" * 32},
+            "body": {"body": lines[4]["body"].replace("event-3", "event-x")},
+            "seq": {"seq": 8},
+        }[change]
+        assert answer(lines) == ("tampered", expected)
+
+
+def test_lines_that_are_lost_or_cut_make_it_incomplete() -> None:
+    lines = export(8)
+    assert answer([])[0] == "incomplete"
+    assert answer(lines[:-1]) == ("incomplete", "the file ends after 8 entries, before its checkpoint")
+    assert answer([*lines[:6], lines[-1]]) == ("incomplete", "8 entries are known to exist and the file has 5")
+    data = written(lines)
+    assert verify([*data[:5], data[5][:20]]).verdict == "incomplete"
+    assert verify([*data[:5], b"garbage\n", *data[6:]]).verdict == "tampered"
+
+
+def test_entries_beyond_the_checkpoint_are_unanchored() -> None:
+    assert answer([*export(8)[:-1], export(6)[-1]]) == ("unanchored", "the checkpoint covers 6 of 8 entries")
+
+
+def test_what_follows_the_checkpoint_is_tampered() -> None:
+    lines = export(4)
+    assert answer([*lines, lines[2]])[0] == "tampered"
+
+
+def test_a_source_that_left_a_number_out_makes_it_incomplete() -> None:
+    assert answer(export(4, sources=[1, 2, 4, 5])) == (
+        "incomplete",
+        "auth has reported 4, and its event 3 never arrived",
+    )
+    assert answer(export(4, sources=[1, 2, 4, 3]))[0] == "ok"
+    verdict, text = answer(export(4, sources=[1, 2, 2, 3]))
+    assert (verdict, "auth gave the number 2 to two events" in text) == ("incomplete", True)
+
+
+def test_a_checkpoint_that_says_something_else_than_its_note_is_tampered() -> None:
+    for name, value in {"size": 3, "root_hash": "00" * 32, "note": "x", "signature": "AA=="}.items():
+        lines = export(4)
+        lines[-1]["checkpoint"][name] = value
+        assert answer(lines)[0] == "tampered", name
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """One file for each answer."""
+    whole = export(6)
+    changed = [dict(line) for line in whole]
+    changed[2]["body"] = changed[2]["body"].replace("auth", "none")
+    contents = {"ok": whole, "tampered": changed, "incomplete": whole[:-1]}
+    for name, lines in contents.items():
+        (tmp_path / name).write_bytes(b"".join(written(lines)))
+    return {name: tmp_path / name for name in contents}
+
+
+def test_the_file_runs_alone_and_its_exit_code_is_the_answer(files: dict[str, Path], tmp_path: Path) -> None:
+    program = tmp_path / "verifier.py"
+    program.write_bytes(Path(verifier.__file__).read_bytes())
+    key = base64.b64encode(PUBLIC).decode()
+    for arguments, code, begin in (
+        ([files["ok"], "--public-key", key], 0, "ok: 6 entries"),
+        ([files["tampered"], "--public-key", key], 1, "tampered: entry 1 (event event-1)"),
+        ([files["ok"]], 2, "unanchored: "),
+        ([files["incomplete"]], 3, "incomplete: "),
+        ([files["ok"], "--checkpoint", files["ok"]], 0, "ok: "),
+        ([tmp_path / "nothing"], verifier.MISUSED, ""),
+        ([files["ok"], "--public-key", "x"], verifier.MISUSED, ""),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-I", str(program), *map(str, arguments)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout.startswith(begin)) == (code, True), done
+
+
+def test_it_needs_the_standard_library_and_cryptography_only() -> None:
+    tree = ast.parse(Path(verifier.__file__).read_text(encoding="utf-8"))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names] if isinstance(node, ast.Import)
+            else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        )
+    }  # fmt: skip
+    assert imported - sys.stdlib_module_names == {"cryptography"}
+
+
+def test_the_command_line_gives_the_same_answers(files: dict[str, Path]) -> None:
+    key = base64.b64encode(PUBLIC).decode()
+    for arguments, code, begin in (
+        ([str(files["ok"]), "--public-key", key], 0, "ok: 6 entries"),
+        ([str(files["tampered"]), "--public-key", key], 1, "tampered: entry 1"),
+        ([str(files["ok"])], 2, "unanchored: "),
+        ([str(files["incomplete"])], 3, "incomplete: "),
+        ([], verifier.MISUSED, ""),
+        ([str(files["ok"]), "--address", "127.0.0.1:1"], verifier.MISUSED, ""),
+    ):
+        done = CliRunner().invoke(audit, ["verify", *arguments])
+        assert (done.exit_code, done.stdout.startswith(begin)) == (code, True), done.output
+
+
+def test_a_token_does_not_leave_this_machine_in_the_clear(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret")
+    done = CliRunner().invoke(audit, ["verify", "--address", "example.org:443", "--token-file", str(token)])
+    assert done.exit_code == verifier.MISUSED
+    assert "--ca-file" in done.output

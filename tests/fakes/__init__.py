@@ -1,0 +1,1 @@
+"""Small real servers that stand for the outside world, and can misbehave."""

@@ -1,0 +1,85 @@
+"""The providers service with loopback endpoints allowed, a fake provider, and what most tests begin with."""
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from services.kit import valkey
+from services.kit.server import Runtime
+from tests.fakes.openai_server import FakeOpenAI
+from tests.suite import Person, Suite
+from triptych.common.v1.role_pb2 import Role
+from triptych.providers.v1 import provider_service_pb2 as provider_pb
+from triptych.providers.v1.provider_pb2 import Provider, ProviderType
+from triptych.providers.v1.provider_service_pb2_grpc import ProviderServiceStub
+
+AddProvider = Callable[..., Awaitable[Provider]]
+
+
+@pytest.fixture(scope="session")
+async def runtime(suite: Suite) -> Runtime:
+    """The service; one that another context's test started without loopback endpoints makes room."""
+    if (other := suite.runtimes.pop("providers", None)) is not None:
+        await other.stop()
+    await suite.start("providers", allow_loopback_endpoints=True)
+    return suite.runtimes["providers"]
+
+
+@pytest.fixture
+def admin(suite: Suite, runtime: Runtime) -> Person:
+    return suite.person(Role.ROLE_ADMIN)
+
+
+@pytest.fixture
+def user(admin: Person) -> Person:
+    return admin.colleague(Role.ROLE_USER)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeOpenAI]:
+    async with FakeOpenAI() as server:
+        yield server
+        server.released.set()
+
+
+@pytest.fixture
+def add_provider(admin: Person) -> AddProvider:
+    """Add a provider to the admin's tenant: by default a local one, a dollar for 1,000 tokens in and two for out."""
+
+    async def add(**changes: object) -> Provider:
+        usual = {
+            "name": f"p-{uuid.uuid4()}",
+            "type": ProviderType.PROVIDER_TYPE_LOCAL,
+            "model_name": "reviewer",
+            "input_cost_usd_per_1k": "1",
+            "output_cost_usd_per_1k": "2",
+            "max_tokens": 4096,
+            "timeout_seconds": 30,
+        }
+        request = provider_pb.CreateProviderRequest(provider=Provider(**(usual | changes)))  # type: ignore[arg-type]
+        return (await admin.stub(ProviderServiceStub).CreateProvider(request)).provider
+
+    return add
+
+
+@pytest.fixture
+async def store(runtime: Runtime) -> AsyncIterator[Redis]:
+    """A client of Valkey, to look and to break."""
+    client = valkey.connect(runtime.settings)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def superuser(suite: Suite) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection that sees everything."""
+    server = suite.backends.postgres_server
+    connection = await asyncpg.connect(
+        host=server.host, port=server.port, user=server.user, password=server.password, database=suite.database
+    )
+    await connection.execute("SET search_path TO providers")
+    yield connection
+    await connection.close()
