@@ -232,7 +232,7 @@ def _begin_sql(tenant_id: str) -> str:
 
 
 async def _roll_back(connection: Any) -> None:
-    if connection.is_closed() or not connection.is_in_transaction():
+    if connection.is_closed():
         return
     try:
         await asyncio.shield(connection.execute("ROLLBACK"))

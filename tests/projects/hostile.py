@@ -14,8 +14,10 @@ POLICIES = {
     "a range": ('decision := {"allow": count(numbers.range(1, 2000000000)) > 0, "deny": []}', CUT_OFF),
     "a string": ('a := sprintf("%2000000000d", [1])\ndecision := {"allow": count(a) > 0, "deny": []}', CUT_OFF),
     "comprehensions": (
-        "r := numbers.range(1, 3000)\n"
-        'decision := {"allow": count([1 | some a in r; some b in r; some c in r; a + b + c < 0]) == 0, "deny": []}',
+        (
+            "r := numbers.range(1, 3000)\n"
+            'decision := {"allow": count([1 | some a in r; some b in r; some c in r; a + b + c < 0]) == 0, "deny": []}'
+        ),
         TIMEOUT,
     ),
     "brackets": ("decision := " + "[" * 60 + "]" * 60, CUT_OFF),
@@ -25,13 +27,17 @@ POLICIES = {
         CUT_OFF,
     ),
     "a result above the limit": (
-        's := concat("", ["0123456789" | some i in numbers.range(1, 10000)])\n'
-        'decision := {"allow": true, "deny": [{"code": "A", "msg": s}]}',
+        (
+            's := concat("", ["0123456789" | some i in numbers.range(1, 10000)])\n'
+            'decision := {"allow": true, "deny": [{"code": "A", "msg": s}]}'
+        ),
         ERROR,
     ),
     "http.send": (
-        'r := http.send({"method": "get", "url": "http://127.0.0.1/"})\n'
-        'decision := {"allow": r.status_code == 200, "deny": []}',
+        (
+            'r := http.send({"method": "get", "url": "http://127.0.0.1/"})\n'
+            'decision := {"allow": r.status_code == 200, "deny": []}'
+        ),
         UNDEFINED | ERROR,
     ),
     "nothing": ("other := 1", UNDEFINED),

@@ -187,7 +187,9 @@ async def test_without_a_sandbox_nothing_is_decided(admin: Person, suite: Suite)
         sandbox = next(close.__self__ for close in runtime._closers if isinstance(close.__self__, Sandbox))  # type: ignore[attr-defined]
         os.kill(sandbox.pid, signal.SIGSTOP)
         evaluation = asyncio.create_task(_evaluate(admin, project, {"accuracy": 1}))
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(20):
+            while not sandbox._waiting:  # noqa: ASYNC110 - nothing tells when a request has come in
+                await asyncio.sleep(0.01)
         os.kill(sandbox.pid, signal.SIGKILL)
         assert await _reason(evaluation) == "POLICY_SANDBOX_UNAVAILABLE"
     finally:

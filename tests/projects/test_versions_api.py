@@ -265,7 +265,7 @@ async def test_another_tenants_versions_look_like_none(zones: Zones, suite: Suit
     versions = stranger.stub(VersionServiceStub)
     project_id = zones.project.id
     assert await _reason(versions.GetVersion(pb.GetVersionRequest(version_id=tried.id))) == "VERSION_NOT_FOUND"
-    calls = [
+    calls: list[Awaitable[Any]] = [
         versions.ListVersions(pb.ListVersionsRequest(project_id=project_id)),
         versions.GetProductionVersion(pb.GetProductionVersionRequest(project_id=project_id)),
         versions.ListVersionHistory(pb.ListVersionHistoryRequest(project_id=project_id)),

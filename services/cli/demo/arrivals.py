@@ -20,17 +20,19 @@ from triptych.providers.v1.provider_pb2 import Provider, ProviderType
 from triptych.providers.v1.provider_service_pb2 import CreateProviderRequest
 from triptych.providers.v1.provider_service_pb2_grpc import ProviderServiceStub
 
-POLICY = """package demo.catches
+POLICY = """package demo.alarms
 
 import rego.v1
 
-# A candidate that catches fewer weaknesses than production may not replace it, however good the rest is.
-default decision := {"allow": false, "deny": [{"code": "NO_DATA", "msg": "no recall was measured"}]}
+# False alarms cost trust: a candidate may not raise their rate by more than five points, however much it catches.
+rise := input.metrics.candidate.false_positive_rate - input.metrics.production.false_positive_rate
 
-decision := {"allow": true, "deny": []} if input.metrics.candidate.recall >= input.metrics.production.recall
+default decision := {"allow": false, "deny": [{"code": "NO_DATA", "msg": "no false alarms were measured"}]}
 
-decision := {"allow": false, "deny": [{"code": "CATCHES_FEWER", "msg": "recall fell"}]} if {
-    input.metrics.candidate.recall < input.metrics.production.recall
+decision := {"allow": true, "deny": []} if rise <= 0.05
+
+decision := {"allow": false, "deny": [{"code": "MORE_ALARMS", "msg": "false alarms rose by more than 5 points"}]} if {
+    rise > 0.05
 }
 """
 
@@ -113,7 +115,7 @@ async def a_project_begins(stage: Stage) -> None:
     await _set_baselines(stage)
     policies = ada.stub(PolicyServiceStub)
     created = await policies.CreatePolicy(
-        policy_service_pb2.CreatePolicyRequest(policy=policy_pb2.Policy(name="catches-as-much", rego=POLICY))
+        policy_service_pb2.CreatePolicyRequest(policy=policy_pb2.Policy(name="few-false-alarms", rego=POLICY))
     )
     await policies.AttachPolicy(
         policy_service_pb2.AttachPolicyRequest(project_id=stage.project.id, policy_id=created.policy.id)

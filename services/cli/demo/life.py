@@ -27,6 +27,7 @@ class Life:
             await work.production_works(stage)
             record = await fall.production_regresses(stage)
             await fall.it_is_looked_at_again(stage, record)
+            await trials.going_back_is_one_call(stage)
             await proof.the_log_proves_it(stage)
         finally:
             await stage.town.leave()

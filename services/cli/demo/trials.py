@@ -49,7 +49,7 @@ async def it_is_judged(stage: Stage, experiment: Experiment) -> Evaluation:
 
 
 async def two_people_let_it_in(stage: Stage, evaluation: Evaluation) -> None:
-    """Step 6: requested by one, approved by another; rolled back by one call, and forward by one more."""
+    """Step 6: requested by one, approved by another."""
     tell = stage.narrator
     tell.begin(6, "Two people let it into production")
     promotion = await ask(stage, evaluation, "Catches far more at the price of a few false alarms.")
@@ -63,15 +63,16 @@ async def two_people_let_it_in(stage: Stage, evaluation: Evaluation) -> None:
         await stage.cast["Linus"].client.stub(PromotionServiceStub).ApprovePromotion(approval)
     stage.versions["candidate"] = promotion.from_version_id
     await approve(stage, promotion, "Grace")
-    versions = stage.cast["Ada"].client.stub(VersionServiceStub)
-    for reason in ("Showing that it is one call.", "And that the way forward is one call too."):
-        answer = await versions.RollBackProduction(
-            RollBackProductionRequest(project_id=stage.project.id, reason=reason)
-        )
-        tell.call(
-            "Ada", "VersionService.RollBackProduction", f"production is {name_of(stage, answer.version.id)} again"
-        )
-    tell.check(answer.version.id == stage.versions["candidate"], "the candidate should be in production")
+
+
+async def going_back_is_one_call(stage: Stage) -> None:
+    """The end of step 9: production goes back to what it was before the candidate, by one admin."""
+    request = RollBackProductionRequest(project_id=stage.project.id, reason="A customer compares with last month.")
+    answer = await stage.cast["Ada"].client.stub(VersionServiceStub).RollBackProduction(request)
+    back = name_of(stage, answer.version.id)
+    stage.narrator.say("Two people let things in; one can go back to what two people had let in before:")
+    stage.narrator.call("Ada", "VersionService.RollBackProduction", f"production is what it was at first: {back}")
+    stage.narrator.check(back == "production", "production should be what it was before the candidate")
 
 
 async def register(stage: Stage, name: str) -> None:

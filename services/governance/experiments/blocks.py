@@ -1,6 +1,6 @@
 """Blocking a configuration: its open promotions, its experiments and its hash, all in one transaction."""
 
-from services.governance.experiments import blacklist, experiments, promotions
+from services.governance.experiments import blacklist, endings, experiments
 from services.kit import outbox
 from services.kit.db import Transaction
 from triptych.experiments.v1 import blacklist_service_pb2 as pb
@@ -15,7 +15,7 @@ async def block(tx: Transaction, request: pb.BlockConfigurationRequest) -> pb.Bl
             "quarantine_record_id": request.quarantine_record_id,
             "quarantined_by": request.quarantined_by,
             "reason": request.reason,
-            "promotions": await promotions.reject_all(tx, request.configuration_hash, why),
+            "promotions": await endings.reject_all(tx, request.configuration_hash, why),
             "experiments": await experiments.quarantine(tx, request.configuration_hash, why),
         }
         await blacklist.block(tx, request.configuration_hash)

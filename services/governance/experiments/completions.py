@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 import asyncpg
 import structlog
 
-from services.governance.experiments import promotions
+from services.governance.experiments import endings
 from services.governance.experiments.peers import Peers, derived
 from services.kit import calls, faults
 from services.kit.db import Database, Row
@@ -58,7 +58,7 @@ class Completions:
     async def settle(self, tenant_id: str, configuration_hash: str) -> None:
         """Bring to an end what was begun for a configuration, so that it can be blocked."""
         async with self._db.begin(tenant=tenant_id) as tx:
-            begun = await promotions.begun(tx, configuration_hash)
+            begun = await endings.begun(tx, configuration_hash)
         for promotion_id in begun:
             await self._detached(self._settle(tenant_id, promotion_id))
 
@@ -84,16 +84,16 @@ class Completions:
     async def _settle(self, tenant_id: str, promotion_id: str) -> None:
         """Complete one promotion, or end it if it expired."""
         async with self._db.begin(tenant=tenant_id) as tx:
-            promotion = await promotions.begin(tx, promotion_id)
+            promotion = await endings.begin(tx, promotion_id)
             if promotion is None:
-                await promotions.expire(tx, promotion_id)
+                await endings.expire(tx, promotion_id)
                 return
         refusal = await self._promote(tenant_id, promotion)
         async with self._db.begin(tenant=tenant_id) as tx:
             if refusal is None:
-                await promotions.complete(tx, promotion)
+                await endings.complete(tx, promotion)
             else:
-                await promotions.fail(tx, promotion, refusal)
+                await endings.fail(tx, promotion, refusal)
 
     async def _promote(self, tenant_id: str, promotion: Row) -> str | None:
         """Ask projects to move production; give why it will not. A failure that may pass is raised, and tried again."""

@@ -52,6 +52,8 @@ def _increase_bounds(case: Case, baseline: Baseline, observed: float) -> tuple[f
     if (len(set(ours)) == 1 and len(set(theirs)) == 1) or not any(theirs):
         return observed, observed
     above, below = _sums(case.items, lambda item: (_cost(item.candidate), _cost(item.production)))
+    if len({a / b if b else None for a, b in zip(above, below, strict=True)}) == 1:
+        return observed, observed  # each group's cost grew alike: nothing is left to chance
     if len(above) < LEAST_ITEMS:
         return None
     found = bounds.ratio(above, below, baseline.confidence, case.seed)

@@ -5,7 +5,6 @@ The database refuses what must never be (see the migration); here the same is sa
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy import Column, DateTime, Integer, MetaData, Table, Text, Uuid, func, insert, select, update
 from sqlalchemy.dialects.postgresql import JSONB
@@ -13,13 +12,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 from services.governance.experiments import approvals, blacklist, evaluations, experiments, subjects
 from services.governance.experiments.peers import Surroundings
 from services.governance.experiments.words import PROMOTION_STATES
-from services.kit import calls, clock, faults, outbox, updates
+from services.kit import calls, clock, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import AlreadyExists, FailedPrecondition, NotFound
 from services.kit.paging import Page
 from triptych.experiments.v1 import promotion_pb2, promotion_service_pb2 as pb
-
-REJECT = "experiments.promotion.reject"
 
 table = Table(
     "promotions",
@@ -61,8 +58,8 @@ _insert = Statement(
 )
 _get = Statement(select(table).where(table.c.id == param("id")))
 _lock = Statement(select(table).where(table.c.id == param("id")).with_for_update())
-_changed = {"revision": table.c.revision + 1, "update_time": func.now()}
-_mine = update(table).where(table.c.id == param("promotion_id"))
+CHANGED = {"revision": table.c.revision + 1, "update_time": func.now()}
+MINE = update(table).where(table.c.id == param("promotion_id"))
 _enough = (
     select(func.count())
     .select_from(approvals.table)
@@ -70,40 +67,14 @@ _enough = (
     .scalar_subquery()
 )
 _approve = Statement(
-    _mine.where(table.c.state == "pending", table.c.required_approvals <= _enough)
-    .values(state="approved", approver_id=param("person"), **_changed)
+    MINE.where(table.c.state == "pending", table.c.required_approvals <= _enough)
+    .values(state="approved", approver_id=param("person"), **CHANGED)
     .returning(*table.c)
 )
-_reject = Statement(
-    _mine.where(table.c.state == param("from_state"))
-    .values(state="rejected", reject_reason=param("why"), rejected_by=param("who"), **_changed)
+REJECT = Statement(
+    MINE.where(table.c.state == param("from_state"))
+    .values(state="rejected", reject_reason=param("why"), rejected_by=param("who"), **CHANGED)
     .returning(*table.c)
-)
-_expire = Statement(
-    _mine.where(table.c.state == "pending", table.c.expire_time <= func.now())
-    .values(state="rejected", reject_reason="it expired", rejected_by="experiments", **_changed)
-    .returning(*table.c)
-)
-_begin = Statement(
-    _mine.where(table.c.state == "approved")
-    .values(begin_time=func.coalesce(table.c.begin_time, func.now()))
-    .returning(*table.c)
-)
-_complete = Statement(
-    _mine.where(table.c.state == "approved")
-    .values(state="completed", promote_time=func.now(), **_changed)
-    .returning(*table.c)
-)
-_open_of_hash = Statement(
-    select(table)
-    .where(table.c.configuration_hash == param("hash"), (table.c.state == "pending") | (table.c.state == "approved"))
-    .order_by(table.c.id)
-    .with_for_update()
-)
-_begun_of_hash = Statement(
-    select(table.c.id).where(
-        table.c.configuration_hash == param("hash"), table.c.state == "approved", table.c.begin_time.is_not(None)
-    )
 )
 _standing = Statement(
     select(table.c.id).where(table.c.evaluation_id == param("evaluation_id"), table.c.state != "rejected").limit(1)
@@ -197,7 +168,7 @@ async def reject(tx: Transaction, given: pb.RejectPromotionRequest) -> pb.Reject
     _demand_pending(row)
     await approvals.object_to(tx, row, given.reason)
     rejected = await tx.only(
-        _reject, promotion_id=row["id"], from_state="pending", why=given.reason, who=calls.caller().id
+        REJECT, promotion_id=row["id"], from_state="pending", why=given.reason, who=calls.caller().id
     )
     promotion = await _whole(tx, rejected)
     await outbox.record(tx, f"promotion:{promotion.id}", {"reject_reason": given.reason})
@@ -229,58 +200,6 @@ async def stands_on(tx: Transaction, evaluation_id: str) -> bool:
     return await tx.one(_standing, evaluation_id=evaluation_id) is not None
 
 
-async def begin(tx: Transaction, promotion_id: str) -> Row | None:
-    """Mark that projects is going to be asked; from here on only the answer decides. None unless it is approved."""
-    return await tx.one(_begin, promotion_id=promotion_id)
-
-
-async def complete(tx: Transaction, promotion: Row) -> bool:
-    """Store that production moved, and that the experiment is in it; False when somebody else has stored it."""
-    row = await tx.one(_complete, promotion_id=promotion["id"])
-    if row is None:
-        return False
-    await experiments.move(tx, row["experiment_id"], "evaluating", "promoted")
-    facts = {
-        "project_id": row["project_id"],
-        "from_version_id": row["from_version_id"],
-        "to_version_id": row["to_version_id"],
-    }
-    await _record(tx, row, "experiments.promotion.complete", facts)
-    return True
-
-
-async def fail(tx: Transaction, promotion: Row, why: str) -> None:
-    """Store that projects refused what was approved."""
-    row = await tx.one(_reject, promotion_id=promotion["id"], from_state="approved", why=why, who="experiments")
-    if row is not None:
-        await _record(tx, row, REJECT, {"reject_reason": why})
-
-
-async def expire(tx: Transaction, promotion_id: str) -> None:
-    """Reject a promotion that nobody decided on in time."""
-    row = await tx.one(_expire, promotion_id=promotion_id)
-    if row is not None:
-        await _record(tx, row, REJECT, {"reject_reason": row["reject_reason"]})
-
-
-async def reject_all(tx: Transaction, configuration_hash: str, why: str) -> int:
-    """Reject all open promotions of a configuration; raise while one of them is being completed."""
-    rows = await tx.all(_open_of_hash, hash=configuration_hash)
-    if any(row["state"] == "approved" and row["begin_time"] is not None for row in rows):
-        raise faults.DependencyUnavailable(
-            "a promotion of this configuration is being completed; retry", dependency="projects"
-        )
-    for row in rows:
-        await tx.run(_reject, promotion_id=row["id"], from_state=row["state"], why=why, who=calls.caller().id)
-        await outbox.record(tx, f"promotion:{row['id']}", {"reject_reason": why}, action=REJECT)
-    return len(rows)
-
-
-async def begun(tx: Transaction, configuration_hash: str) -> list[str]:
-    """Give the promotions of a configuration whose completion has begun."""
-    return [str(row["id"]) for row in await tx.all(_begun_of_hash, hash=configuration_hash)]
-
-
 async def row_of(tx: Transaction, promotion_id: str, statement: Statement = _get) -> Row:
     """Give the row."""
     row = await tx.one(statement, id=promotion_id)
@@ -294,10 +213,6 @@ def _demand_pending(row: Row) -> None:
         raise PromotionStateConflict(row["state"])
     if row["expire_time"] <= clock.now():
         raise PromotionStateConflict("expired")
-
-
-async def _record(tx: Transaction, row: Row, action: str, facts: dict[str, Any]) -> None:
-    await outbox.record(tx, f"promotion:{row['id']}", facts, action=action, actor=("service", "experiments"))
 
 
 async def _whole(tx: Transaction, row: Row) -> promotion_pb2.Promotion:

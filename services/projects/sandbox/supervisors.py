@@ -43,11 +43,17 @@ class Sandbox:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether a zygote has said that it takes jobs."""
+        return self._ready
 
     @property
     def pid(self) -> int:
@@ -71,6 +77,7 @@ class Sandbox:
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self._read()
+            self._ready = True
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
             await self.close()
             raise PolicySandboxUnavailable from None
@@ -96,7 +103,7 @@ class Sandbox:
 
     async def close(self) -> None:
         """Stop the zygote, and with it its cells."""
-        process, self._process = self._process, None
+        process, self._process, self._ready = self._process, None, False
         if process is None:
             return
         self._writer.close()  # at the end of its socket a zygote kills its cells
@@ -131,7 +138,7 @@ class Sandbox:
 
     async def _exchange(self, body: bytes) -> Answer:
         process = self._process
-        if process is None:
+        if process is None or not self._ready:
             raise PolicySandboxUnavailable
         job = next(self._numbers) & 0xFFFFFFFF or next(self._numbers)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
