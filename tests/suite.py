@@ -142,7 +142,10 @@ class Suite:
 
     async def _published_keys(self, runtime: Runtime) -> list[SigningKey]:
         """The auth service's own keys, once it runs; most tests need no auth service."""
-        return await runtime.ask_auth() if "auth" in self.runtimes else []
+        if "auth" not in self.runtimes:
+            return []
+        runtime.neighbours.targets["auth"] = f"dns:///127.0.0.1:{self.runtimes['auth'].port}"
+        return await runtime.ask_auth()
 
     async def stop(self) -> None:
         """Stop them all."""

@@ -14,16 +14,21 @@ import rfc8785
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
+from services.kit import faults
+
 LARGEST_INTEGER = 2**53 - 1
 
 
-class NotCanonical(ValueError):
-    """The value has no canonical form; `path` says where."""
+class NotCanonical(faults.RequestInvalid):
+    """The value has no canonical form; `path` says where. It came from a caller, so it is a fault as it is."""
 
     def __init__(self, path: str, problem: str) -> None:
-        super().__init__(f"{path}: {problem}")
+        super().__init__(f"{path}: {problem}", violations={path: problem}, fields=path)
         self.path = path
         self.problem = problem
+
+
+NotCanonical.reason = faults.RequestInvalid.reason
 
 
 def encode(value: Any) -> bytes:
@@ -38,7 +43,10 @@ def digest(domain: str, value: Any) -> bytes:
 
 def plain(struct: Struct) -> dict[str, Any]:
     """Give a Struct as plain values."""
-    return MessageToDict(struct)
+    try:
+        return MessageToDict(struct)
+    except ValueError:  # NaN and infinities, which a Struct can hold and JSON cannot
+        raise NotCanonical("$", "numbers must be finite") from None
 
 
 def clean(value: Any, path: str = "$") -> Any:

@@ -1,4 +1,6 @@
-"""Settings of a service process: a TOML file named by TRIPTYCH_CONFIG, over it TRIPTYCH_<NAME> from the environment.
+"""Settings of a service process: a TOML file named by TRIPTYCH_CONFIG, and over it the environment.
+
+There, TRIPTYCH_<NAME> is for all services and TRIPTYCH_<SERVICE>_<NAME> for one.
 
 Secrets are never values here, only paths of files that hold them. An unknown or missing setting stops the start.
 """
@@ -68,10 +70,10 @@ class Settings:
         values: dict[str, Any] = {}
         if path := environment.get(f"{PREFIX}CONFIG"):
             values |= tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        known = {item.name: item for item in fields(cls)}
-        for name in known:
-            if (value := environment.get(PREFIX + name.upper())) is not None:
-                values[name] = value
+        for prefix in (PREFIX, f"{PREFIX}{values.get('service', '').upper()}_"):
+            for item in fields(cls):
+                if (value := environment.get(prefix + item.name.upper())) is not None:
+                    values[item.name] = value
         return cls.of(values)
 
     @classmethod

@@ -49,16 +49,23 @@ _demote = Statement(
 
 
 def _lineage() -> Statement:
-    """Read what a version superseded, what that one had superseded, and so on."""
-    start = select(table.c.id, table.c.tag, table.c.supersedes_id, literal(0, Integer).label("depth"))
-    line = start.where(table.c.id == param("version_id")).cte("line", recursive=True)
-    before = table.alias("before")
-    line = line.union_all(
-        select(before.c.id, before.c.tag, before.c.supersedes_id, line.c.depth + 1).where(
-            before.c.id == line.c.supersedes_id
-        )
+    """Read what a version superseded, what that one had superseded, and so on.
+
+    Left out is what holds the same configuration as the version itself or as one in quarantine: going back to that
+    would bring back what failed.
+    """
+    kept = (table.c.id, table.c.tag, table.c.supersedes_id, table.c.project_id, table.c.configuration_hash)
+    start = select(*kept, literal(0, Integer).label("depth")).where(table.c.id == param("version_id"))
+    line = start.cte("line", recursive=True)
+    before, failed = table.alias("before"), table.alias("failed")
+    earlier = [before.c[column.name] for column in kept]
+    line = line.union_all(select(*earlier, line.c.depth + 1).where(before.c.id == line.c.supersedes_id))
+    sealed = select(failed.c.id).where(
+        failed.c.project_id == line.c.project_id,
+        failed.c.configuration_hash == line.c.configuration_hash,
+        (failed.c.tag == "v3") | (failed.c.id == param("version_id")),
     )
-    return Statement(select(line.c.id, line.c.tag).where(line.c.depth > 0).order_by(line.c.depth))
+    return Statement(select(line.c.id, line.c.tag).where(line.c.depth > 0, ~sealed.exists()).order_by(line.c.depth))
 
 
 _ancestors = _lineage()

@@ -56,7 +56,7 @@ _columns = (*table.c, _production)
 _insert = Statement(
     insert(table)
     .values(**params("tenant_id name description owner_id settings configuration_defaults"))
-    .returning(*_columns)
+    .returning(*table.c)  # nothing is in production yet, and a subquery in here would not see the new row
 )
 _get = Statement(select(*_columns).where(table.c.id == param("id")))
 _lock = Statement(select(*_columns).where(table.c.id == param("id")).with_for_update(of=table))
@@ -181,10 +181,11 @@ async def _row(tx: Transaction, statement: Statement, project_id: str) -> Row:
 def _settings(struct: Struct) -> dict[str, Any]:
     try:
         return canonical.plain(struct)
-    except ValueError:  # NaN and infinities
-        problem = "numbers must be finite"
+    except canonical.NotCanonical as wrong:
         raise RequestInvalid(
-            f"project.settings: {problem}", violations={"project.settings": problem}, fields="project.settings"
+            f"project.settings: {wrong.problem}",
+            violations={"project.settings": wrong.problem},
+            fields="project.settings",
         ) from None
 
 

@@ -67,9 +67,7 @@ def _group(files: list[Path], configuration: Configuration) -> Iterator[tuple[Pa
             yield path, _combine(program, said[path], configuration, share)
 
 
-def _combine(
-    program: bytes, said: ruff_process.Outcome, configuration: Configuration, share: float
-) -> Outcome:
+def _combine(program: bytes, said: ruff_process.Outcome, configuration: Configuration, share: float) -> Outcome:
     if isinstance(said, SourceRefused):
         return said
     begun = time.perf_counter()

@@ -27,7 +27,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 }
 
 
-class ConfigurationInvalid(ValueError):  # noqa: N818 - named for what happened, as all faults here are
+class ConfigurationInvalid(ValueError):
     """A field of the document is wrong; the text begins with its full name."""
 
     def __init__(self, field: str, problem: str) -> None:

@@ -23,11 +23,11 @@ class Finding:
     cwe: int | None
 
 
-class SourceRefused(Exception):  # noqa: N818 - named for what happened, as all faults here are
+class SourceRefused(Exception):
     """The program cannot be analysed; the text says what is wrong with it."""
 
 
-class EngineFailed(Exception):  # noqa: N818 - see SourceRefused
+class EngineFailed(Exception):
     """An analyser broke or took too long; the program was not analysed."""
 
     def __init__(self, engine: str, problem: str) -> None:

@@ -77,8 +77,7 @@ def score(labels: Mapping[str, Label], analyses: Mapping[str, Analysis]) -> Scor
 def agreed(labels: Mapping[str, Label], analyses: Mapping[str, Analysis]) -> dict[str, bool]:
     """For each labelled program whether the verdict is right: the items of a paired comparison."""
     return {
-        name: name in analyses and (analyses[name].verdict == "weak") == label.weak
-        for name, label in labels.items()
+        name: name in analyses and (analyses[name].verdict == "weak") == label.weak for name, label in labels.items()
     }
 
 

@@ -47,7 +47,7 @@ class Bare:
                 self._tenant_id,
                 "2000",
             )
-            row = await connection.fetchrow(projects._get.text, request.project_id)
+            row = await connection.fetchrow(projects._get.text, *projects._get.arguments({"id": request.project_id}))
         return pb.GetProjectResponse(project=projects._wire(row))
 
 

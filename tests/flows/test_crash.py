@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 60.0
 
 
 async def test_the_experiments_service_dies_between_approved_and_completed() -> None:
-    with installation(TRIPTYCH_CRASH_AFTER="promotion.approved") as stage:
+    with installation(TRIPTYCH_EXPERIMENTS_CRASH_AFTER="promotion.approved") as stage:
         try:
             await arrivals.people_arrive(stage)
             await arrivals.a_key_is_sealed(stage)

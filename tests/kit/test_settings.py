@@ -28,6 +28,14 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     assert settings.neighbours == {"auth": "dns:///a:1"}
 
 
+def test_a_setting_of_one_service_wins_over_that_of_all(tmp_path: Path) -> None:
+    file = tmp_path / "projects.toml"
+    file.write_text('service = "projects"\n')
+    given = environment(listen="127.0.0.1:2", audit_listen="127.0.0.1:3", projects_listen="127.0.0.1:4")
+    del given["TRIPTYCH_SERVICE"]
+    assert Settings.load({**given, "TRIPTYCH_CONFIG": str(file)}).listen == "127.0.0.1:4"
+
+
 def test_values_of_the_environment_get_their_types() -> None:
     settings = Settings.load(
         environment(database_pool_size="7", drain_seconds="2.5", neighbours="auth=dns:///a:1,audit=dns:///b:2")

@@ -34,6 +34,17 @@ async def test_the_same_request_id_creates_one_project(admin: Person) -> None:
     assert caught.value.reason == "REQUEST_ID_REUSED"
 
 
+async def test_projects_of_one_tenant_have_productions_of_their_own(admin: Person) -> None:
+    projects = admin.stub(ProjectServiceStub)
+    made = []
+    for name in ("one", "two", "three"):
+        request = pb.CreateProjectRequest(project=Project(name=name))
+        request.production_configuration["model"] = name
+        made.append((await projects.CreateProject(request)).project.production_version_id)
+    assert len(set(made)) == 3
+    assert all(made)
+
+
 async def test_a_name_is_taken_until_its_project_is_archived(admin: Person) -> None:
     projects = admin.stub(ProjectServiceStub)
     request = pb.CreateProjectRequest(project=Project(name="twice"))

@@ -181,6 +181,16 @@ async def test_a_demotion_restores_the_last_that_is_still_v2(admin: Person, zone
     ]
 
 
+async def test_what_failed_does_not_come_back_as_an_earlier_version_of_itself(admin: Person, zones: Zones) -> None:
+    born = zones.project.production_version_id
+    first, between, again = [await zones.try_out({"n": n}) for n in (1, 2, 1)]
+    for version in (first, between, again):
+        await zones.promote(version)
+    assert (await zones.demote(again.id)).restored_version_id == between.id
+    assert (await zones.roll_back()).version.id == born  # `first` holds what was sealed with `again`
+    assert await production_of(admin, zones.project) == born
+
+
 async def test_demoting_the_last_leaves_production_empty(admin: Person, zones: Zones) -> None:
     assert (await zones.demote(zones.project.production_version_id)).restored_version_id == ""
     assert await production_of(admin, zones.project) == ""

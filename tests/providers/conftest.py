@@ -19,12 +19,10 @@ from triptych.providers.v1.provider_service_pb2_grpc import ProviderServiceStub
 AddProvider = Callable[..., Awaitable[Provider]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 async def runtime(suite: Suite) -> Runtime:
-    """The service; one that another context's test started without loopback endpoints makes room."""
-    if (other := suite.runtimes.pop("providers", None)) is not None:
-        await other.stop()
-    await suite.start("providers", allow_loopback_endpoints=True)
+    """The service, with loopback endpoints allowed, as everywhere in development."""
+    await suite.start("providers")
     return suite.runtimes["providers"]
 
 

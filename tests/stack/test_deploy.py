@@ -1,5 +1,6 @@
 """compose.yaml and the Dockerfile say the same as the topology. No container engine is needed to read them."""
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import yaml
 from services.cli.stack import topology, vaults
 from services.cli.stack.backends import Backends
 from services.cli.stack.topology import Service
+from services.kit.settings import Settings
 
 DEPLOY = topology.deploy()
 PLAN = topology.read()
+DEVELOPMENT_ONLY = {"TRIPTYCH_LISTEN_PLAINTEXT", "TRIPTYCH_ALLOW_LOOPBACK_ENDPOINTS"}
+PRODUCTION_ONLY = {"auth": {"TRIPTYCH_SMTP_URL"}}
 SERVERS = {"postgres", "valkey", "openbao"}
 every_service = pytest.mark.parametrize("service", PLAN.services, ids=lambda service: service.name)
 
@@ -46,11 +50,21 @@ def test_a_service_gets_the_settings_of_triptych_up(
 ) -> None:
     environment = compose["services"][service.name]["environment"]
     embedded = backends.service_settings(service.name)
-    assert set(environment) == {f"TRIPTYCH_{key.upper()}" for key in embedded} - {"TRIPTYCH_LISTEN_PLAINTEXT"}
+    expected = {f"TRIPTYCH_{key.upper()}" for key in embedded} - DEVELOPMENT_ONLY
+    assert set(environment) == expected | PRODUCTION_ONLY.get(service.name, set())
     assert environment["TRIPTYCH_PROFILE"] == "production"
     assert environment["TRIPTYCH_DATABASE_URL"] == f"postgresql://{service.app}@postgres:5432/{PLAN.database}"
     neighbours = dict(pair.split("=") for pair in environment["TRIPTYCH_NEIGHBOURS"].split(","))
     assert neighbours == {s.name: f"dns:///{s.name}:{s.port}" for s in PLAN.services if s is not service}
+
+
+@every_service
+def test_a_service_starts_with_the_settings_of_compose(compose: dict[str, Any], service: Service) -> None:
+    main = importlib.import_module(f"{service.module}.__main__")
+    settings_type: type[Settings] = getattr(main, "SETTINGS", Settings)
+    given = compose["services"][service.name]["environment"].items()
+    environment = {name: re.sub(r"\$\{SMTP_URL.*\}", "smtp://mail", str(value)) for name, value in given}
+    assert settings_type.load(environment).profile == "production"
 
 
 @every_service

@@ -9,8 +9,7 @@ from itertools import pairwise
 import pytest
 from scipy.stats import binomtest
 
-from services.cli.demo import configurations as demo
-from services.cli.demo import corpora
+from services.cli.demo import configurations as demo, corpora
 from services.cli.demo.corpora import FOLDER, Item
 from services.worker import analysers, configurations, scores
 

@@ -5,7 +5,7 @@
 
 from google.protobuf import descriptor_pool
 from google.protobuf.internal import builder
-from protovalidate._gen.buf.validate import validate_pb  # type: ignore[attr-defined]
+from protovalidate._gen.buf.validate import validate_pb
 
 # These register what validate.proto imports.
 from google.protobuf import descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2  # noqa: F401  # isort: skip

@@ -30,8 +30,6 @@ def read(field: str, document: Struct, limit: int) -> dict[str, Any]:
         size = len(canonical.encode(plain))
     except canonical.NotCanonical as problem:
         raise _refusal(field, str(problem)) from None
-    except ValueError:  # of protobuf: NaN and infinities have no form in JSON
-        raise _refusal(field, "a number must be finite") from None
     if size > limit or document.ByteSize() > WIRE_FACTOR * limit:
         raise DocumentTooLarge(
             f"{field} has {size} bytes as JSON, {document.ByteSize()} on the wire;"

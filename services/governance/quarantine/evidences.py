@@ -20,7 +20,7 @@ def read(evidence: Struct) -> dict[str, Any]:
     try:
         cleaned: dict[str, Any] = canonical.clean(canonical.plain(evidence))
         size = len(canonical.encode(cleaned))
-    except ValueError as error:  # of the canonical form, or of protobuf for what is no JSON number
+    except canonical.NotCanonical as error:
         raise _invalid(f"must be canonical JSON: {error}") from None
     if not _says(cleaned):
         raise EvidenceEmpty("evidence must say something: give metrics, items or comparisons that prove it")

@@ -56,9 +56,7 @@ def inspect(program: bytes, *, tests: frozenset[str], skips: frozenset[str]) -> 
         try:
             visitor.process(program)
         except SyntaxError as error:
-            raise SourceRefused(
-                f"the program is not valid Python: line {error.lineno}: {error.msg}"
-            ) from error
+            raise SourceRefused(f"the program is not valid Python: line {error.lineno}: {error.msg}") from error
         except (RecursionError, MemoryError) as error:
             raise SourceRefused("the program nests too deeply to be parsed") from error
     return tuple(_finding(issue) for issue in visitor.tester.results)

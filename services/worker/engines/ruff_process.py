@@ -41,9 +41,7 @@ def inspect(program: bytes, *, select: Sequence[str], ignore: Sequence[str]) -> 
     return outcome
 
 
-def inspect_files(
-    paths: Sequence[Path], *, select: Sequence[str], ignore: Sequence[str]
-) -> dict[Path, Outcome]:
+def inspect_files(paths: Sequence[Path], *, select: Sequence[str], ignore: Sequence[str]) -> dict[Path, Outcome]:
     """Run the selected rules over many files, a few hundred to a process."""
     said: dict[Path, list[dict[str, Any]]] = {path.resolve(): [] for path in paths}
     for start in range(0, len(paths), _BATCH):

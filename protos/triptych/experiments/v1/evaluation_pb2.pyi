@@ -106,7 +106,7 @@ class GateResult(_message.Message):
     baseline_id: _builtins.str
     """Baseline that demanded it; empty for a built-in integrity gate."""
     metric_key: _builtins.str
-    """Metric, or name of the integrity gate: same_items, minimum_items, complete_results."""
+    """Metric, or name of the integrity gate: same_items, minimum_items, complete_results, active_baselines."""
     demand: _builtins.str
     """What was demanded, in words, for instance `accuracy >= 0.85 at 95 %`."""
     observed: _builtins.float

@@ -78,7 +78,7 @@ class PromotionServiceServicer:
     def ApprovePromotion(self, request, context):
         """Says yes. With the last approval needed it is approved and completed, as a rule before this call answers; what a crash
         interrupts is resumed. Errors: NOT_FOUND PROMOTION_NOT_FOUND; FAILED_PRECONDITION SELF_APPROVAL, PROMOTION_STATE_CONFLICT,
-        SUBJECT_CHANGED, CONFIGURATION_BLACKLISTED; ALREADY_EXISTS APPROVAL_EXISTS.
+        SUBJECT_CHANGED, CONFIGURATION_BLACKLISTED, POLICY_REFUSED (policies are asked again); ALREADY_EXISTS APPROVAL_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

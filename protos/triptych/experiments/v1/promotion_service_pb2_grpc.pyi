@@ -41,7 +41,7 @@ class PromotionServiceStub:
     ApprovePromotion: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.ApprovePromotionRequest, _promotion_service_pb2.ApprovePromotionResponse]
     """Says yes. With the last approval needed it is approved and completed, as a rule before this call answers; what a crash
     interrupts is resumed. Errors: NOT_FOUND PROMOTION_NOT_FOUND; FAILED_PRECONDITION SELF_APPROVAL, PROMOTION_STATE_CONFLICT,
-    SUBJECT_CHANGED, CONFIGURATION_BLACKLISTED; ALREADY_EXISTS APPROVAL_EXISTS.
+    SUBJECT_CHANGED, CONFIGURATION_BLACKLISTED, POLICY_REFUSED (policies are asked again); ALREADY_EXISTS APPROVAL_EXISTS.
     """
     RejectPromotion: _grpc.UnaryUnaryMultiCallable[_promotion_service_pb2.RejectPromotionRequest, _promotion_service_pb2.RejectPromotionResponse]
     """Says no; that ends it. Errors: NOT_FOUND PROMOTION_NOT_FOUND; FAILED_PRECONDITION PROMOTION_STATE_CONFLICT."""
@@ -63,7 +63,7 @@ class PromotionServiceAsyncStub(PromotionServiceStub):
     ApprovePromotion: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.ApprovePromotionRequest, _promotion_service_pb2.ApprovePromotionResponse]  # type: ignore[assignment]
     """Says yes. With the last approval needed it is approved and completed, as a rule before this call answers; what a crash
     interrupts is resumed. Errors: NOT_FOUND PROMOTION_NOT_FOUND; FAILED_PRECONDITION SELF_APPROVAL, PROMOTION_STATE_CONFLICT,
-    SUBJECT_CHANGED, CONFIGURATION_BLACKLISTED; ALREADY_EXISTS APPROVAL_EXISTS.
+    SUBJECT_CHANGED, CONFIGURATION_BLACKLISTED, POLICY_REFUSED (policies are asked again); ALREADY_EXISTS APPROVAL_EXISTS.
     """
     RejectPromotion: _aio.UnaryUnaryMultiCallable[_promotion_service_pb2.RejectPromotionRequest, _promotion_service_pb2.RejectPromotionResponse]  # type: ignore[assignment]
     """Says no; that ends it. Errors: NOT_FOUND PROMOTION_NOT_FOUND; FAILED_PRECONDITION PROMOTION_STATE_CONFLICT."""
@@ -94,7 +94,7 @@ class PromotionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_promotion_service_pb2.ApprovePromotionResponse, _abc.Awaitable[_promotion_service_pb2.ApprovePromotionResponse]]:
         """Says yes. With the last approval needed it is approved and completed, as a rule before this call answers; what a crash
         interrupts is resumed. Errors: NOT_FOUND PROMOTION_NOT_FOUND; FAILED_PRECONDITION SELF_APPROVAL, PROMOTION_STATE_CONFLICT,
-        SUBJECT_CHANGED, CONFIGURATION_BLACKLISTED; ALREADY_EXISTS APPROVAL_EXISTS.
+        SUBJECT_CHANGED, CONFIGURATION_BLACKLISTED, POLICY_REFUSED (policies are asked again); ALREADY_EXISTS APPROVAL_EXISTS.
         """
 
     @_abc_1.abstractmethod

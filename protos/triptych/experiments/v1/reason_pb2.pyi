@@ -67,7 +67,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     Example: {"reason": "EVALUATION_NOT_PASSED", "metadata": {"verdict": "manual_review", "gates": "accuracy"}}
     """
     REASON_EVALUATION_OUTDATED: _Reason.ValueType  # 16
-    """FAILED_PRECONDITION: the evaluation is older than 30 days, or production moved since; try again against today's production."""
+    """FAILED_PRECONDITION: the evaluation is older than 30 days, or production or baselines changed since; try again against today's production."""
     REASON_POLICY_REFUSED: _Reason.ValueType  # 17
     """FAILED_PRECONDITION: a policy of the project did not allow it.
     Example: {"reason": "POLICY_REFUSED", "metadata": {"policy": "no-regression", "outcome": "deny", "codes": "LATENCY"}}
@@ -141,7 +141,7 @@ REASON_EVALUATION_NOT_PASSED: Reason.ValueType  # 15
 Example: {"reason": "EVALUATION_NOT_PASSED", "metadata": {"verdict": "manual_review", "gates": "accuracy"}}
 """
 REASON_EVALUATION_OUTDATED: Reason.ValueType  # 16
-"""FAILED_PRECONDITION: the evaluation is older than 30 days, or production moved since; try again against today's production."""
+"""FAILED_PRECONDITION: the evaluation is older than 30 days, or production or baselines changed since; try again against today's production."""
 REASON_POLICY_REFUSED: Reason.ValueType  # 17
 """FAILED_PRECONDITION: a policy of the project did not allow it.
 Example: {"reason": "POLICY_REFUSED", "metadata": {"policy": "no-regression", "outcome": "deny", "codes": "LATENCY"}}

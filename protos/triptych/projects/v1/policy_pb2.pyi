@@ -35,9 +35,9 @@ class _PolicyOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyO
     POLICY_OUTCOME_UNDEFINED: _PolicyOutcome.ValueType  # 3
     """There was no decision: rule or package are missing, or undefined for this input."""
     POLICY_OUTCOME_ERROR: _PolicyOutcome.ValueType  # 4
-    """The policy raised, or its decision was out of shape."""
+    """The policy raised, its decision was out of shape, or its process ended of itself (memory, stack)."""
     POLICY_OUTCOME_TIMEOUT: _PolicyOutcome.ValueType  # 5
-    """The evaluation was cut off: time, memory or its process."""
+    """The evaluation was cut off: it took too long."""
 
 class PolicyOutcome(_PolicyOutcome, metaclass=_PolicyOutcomeEnumTypeWrapper):
     """What a policy said. Only ALLOW opens; the other four are different reasons to stay shut."""
@@ -51,9 +51,9 @@ POLICY_OUTCOME_DENY: PolicyOutcome.ValueType  # 2
 POLICY_OUTCOME_UNDEFINED: PolicyOutcome.ValueType  # 3
 """There was no decision: rule or package are missing, or undefined for this input."""
 POLICY_OUTCOME_ERROR: PolicyOutcome.ValueType  # 4
-"""The policy raised, or its decision was out of shape."""
+"""The policy raised, its decision was out of shape, or its process ended of itself (memory, stack)."""
 POLICY_OUTCOME_TIMEOUT: PolicyOutcome.ValueType  # 5
-"""The evaluation was cut off: time, memory or its process."""
+"""The evaluation was cut off: it took too long."""
 Global___PolicyOutcome: _TypeAlias = PolicyOutcome  # noqa: Y015
 
 @_typing.final

@@ -88,7 +88,8 @@ class VersionServiceServicer:
 
     def CreateVersion(self, request, context):
         """Registers a configuration as a v1 version; called when an experiment is created.
-        Errors: NOT_FOUND PROJECT_NOT_FOUND; FAILED_PRECONDITION PROJECT_ARCHIVED; INVALID_ARGUMENT CONFIGURATION_INVALID.
+        Errors: NOT_FOUND PROJECT_NOT_FOUND, VERSION_NOT_FOUND (the parent); FAILED_PRECONDITION PROJECT_ARCHIVED;
+        INVALID_ARGUMENT CONFIGURATION_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,8 +135,8 @@ class VersionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DemoteVersion(self, request, context):
-        """Moves a version into v3. If it was in production, the version that it had superseded last and that is still v2 takes its
-        place, in the same transaction. Called by quarantine to complete an approved request; a second call is no error.
+        """Moves a version into v3. If it was in production, the version that it had superseded last, that is still v2 and holds
+        no configuration in quarantine takes its place, in the same transaction. Called by quarantine to complete an approved request; a second call is no error.
         Errors: NOT_FOUND VERSION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

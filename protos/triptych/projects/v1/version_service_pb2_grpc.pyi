@@ -35,7 +35,8 @@ class VersionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> VersionServiceAsyncStub: ...
     CreateVersion: _grpc.UnaryUnaryMultiCallable[_version_service_pb2.CreateVersionRequest, _version_service_pb2.CreateVersionResponse]
     """Registers a configuration as a v1 version; called when an experiment is created.
-    Errors: NOT_FOUND PROJECT_NOT_FOUND; FAILED_PRECONDITION PROJECT_ARCHIVED; INVALID_ARGUMENT CONFIGURATION_INVALID.
+    Errors: NOT_FOUND PROJECT_NOT_FOUND, VERSION_NOT_FOUND (the parent); FAILED_PRECONDITION PROJECT_ARCHIVED;
+    INVALID_ARGUMENT CONFIGURATION_INVALID.
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_version_service_pb2.GetVersionRequest, _version_service_pb2.GetVersionResponse]
     """Gives one version. A viewer or user reads v2 only: others are NOT_FOUND to them. Errors: NOT_FOUND VERSION_NOT_FOUND."""
@@ -54,8 +55,8 @@ class VersionServiceStub:
     ABORTED PRODUCTION_MOVED when production is no longer `expected_production_version_id`.
     """
     DemoteVersion: _grpc.UnaryUnaryMultiCallable[_version_service_pb2.DemoteVersionRequest, _version_service_pb2.DemoteVersionResponse]
-    """Moves a version into v3. If it was in production, the version that it had superseded last and that is still v2 takes its
-    place, in the same transaction. Called by quarantine to complete an approved request; a second call is no error.
+    """Moves a version into v3. If it was in production, the version that it had superseded last, that is still v2 and holds
+    no configuration in quarantine takes its place, in the same transaction. Called by quarantine to complete an approved request; a second call is no error.
     Errors: NOT_FOUND VERSION_NOT_FOUND.
     """
     RollBackProduction: _grpc.UnaryUnaryMultiCallable[_version_service_pb2.RollBackProductionRequest, _version_service_pb2.RollBackProductionResponse]
@@ -74,7 +75,8 @@ class VersionServiceAsyncStub(VersionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateVersion: _aio.UnaryUnaryMultiCallable[_version_service_pb2.CreateVersionRequest, _version_service_pb2.CreateVersionResponse]  # type: ignore[assignment]
     """Registers a configuration as a v1 version; called when an experiment is created.
-    Errors: NOT_FOUND PROJECT_NOT_FOUND; FAILED_PRECONDITION PROJECT_ARCHIVED; INVALID_ARGUMENT CONFIGURATION_INVALID.
+    Errors: NOT_FOUND PROJECT_NOT_FOUND, VERSION_NOT_FOUND (the parent); FAILED_PRECONDITION PROJECT_ARCHIVED;
+    INVALID_ARGUMENT CONFIGURATION_INVALID.
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_version_service_pb2.GetVersionRequest, _version_service_pb2.GetVersionResponse]  # type: ignore[assignment]
     """Gives one version. A viewer or user reads v2 only: others are NOT_FOUND to them. Errors: NOT_FOUND VERSION_NOT_FOUND."""
@@ -93,8 +95,8 @@ class VersionServiceAsyncStub(VersionServiceStub):
     ABORTED PRODUCTION_MOVED when production is no longer `expected_production_version_id`.
     """
     DemoteVersion: _aio.UnaryUnaryMultiCallable[_version_service_pb2.DemoteVersionRequest, _version_service_pb2.DemoteVersionResponse]  # type: ignore[assignment]
-    """Moves a version into v3. If it was in production, the version that it had superseded last and that is still v2 takes its
-    place, in the same transaction. Called by quarantine to complete an approved request; a second call is no error.
+    """Moves a version into v3. If it was in production, the version that it had superseded last, that is still v2 and holds
+    no configuration in quarantine takes its place, in the same transaction. Called by quarantine to complete an approved request; a second call is no error.
     Errors: NOT_FOUND VERSION_NOT_FOUND.
     """
     RollBackProduction: _aio.UnaryUnaryMultiCallable[_version_service_pb2.RollBackProductionRequest, _version_service_pb2.RollBackProductionResponse]  # type: ignore[assignment]
@@ -116,7 +118,8 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_version_service_pb2.CreateVersionResponse, _abc.Awaitable[_version_service_pb2.CreateVersionResponse]]:
         """Registers a configuration as a v1 version; called when an experiment is created.
-        Errors: NOT_FOUND PROJECT_NOT_FOUND; FAILED_PRECONDITION PROJECT_ARCHIVED; INVALID_ARGUMENT CONFIGURATION_INVALID.
+        Errors: NOT_FOUND PROJECT_NOT_FOUND, VERSION_NOT_FOUND (the parent); FAILED_PRECONDITION PROJECT_ARCHIVED;
+        INVALID_ARGUMENT CONFIGURATION_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -171,8 +174,8 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _version_service_pb2.DemoteVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_version_service_pb2.DemoteVersionResponse, _abc.Awaitable[_version_service_pb2.DemoteVersionResponse]]:
-        """Moves a version into v3. If it was in production, the version that it had superseded last and that is still v2 takes its
-        place, in the same transaction. Called by quarantine to complete an approved request; a second call is no error.
+        """Moves a version into v3. If it was in production, the version that it had superseded last, that is still v2 and holds
+        no configuration in quarantine takes its place, in the same transaction. Called by quarantine to complete an approved request; a second call is no error.
         Errors: NOT_FOUND VERSION_NOT_FOUND.
         """
 

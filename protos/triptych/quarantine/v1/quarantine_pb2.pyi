@@ -163,7 +163,7 @@ class QuarantineRequest(_message.Message):
     requested_by: _builtins.str
     """Who asked."""
     decided_by: _builtins.str
-    """Who decided; another person."""
+    """Who decided; another person, but for a rejection by the one who asked."""
     decision_reason: _builtins.str
     """Why they decided so."""
     record_id: _builtins.str

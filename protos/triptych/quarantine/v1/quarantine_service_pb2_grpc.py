@@ -78,7 +78,8 @@ class QuarantineServiceServicer:
 
     def RequestQuarantine(self, request, context):
         """Asks to seal a version: one that is in production (it regressed) or the candidate of an experiment (it failed).
-        Errors: NOT_FOUND VERSION_NOT_FOUND; ALREADY_EXISTS QUARANTINE_OPEN, QUARANTINE_SEALED.
+        Errors: NOT_FOUND VERSION_NOT_FOUND, EXPERIMENT_NOT_FOUND; INVALID_ARGUMENT EVIDENCE_EMPTY; ALREADY_EXISTS
+        QUARANTINE_OPEN, QUARANTINE_SEALED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,14 +89,15 @@ class QuarantineServiceServicer:
         """Says yes: the evidence is sealed; then the hash is blocked, the version moves to v3 and production goes back to the last
         good version, as a rule before this call answers; what a crash interrupts is resumed.
         Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND; FAILED_PRECONDITION SELF_APPROVAL, QUARANTINE_STATE_CONFLICT;
-        ABORTED ETAG_MISMATCH.
+        ALREADY_EXISTS QUARANTINE_SEALED when another version of the same configuration was sealed meanwhile; ABORTED
+        ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RejectQuarantine(self, request, context):
-        """Says no. Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND; FAILED_PRECONDITION QUARANTINE_STATE_CONFLICT.
+        """Says no; who asked may say so too, and withdraws it. Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND; FAILED_PRECONDITION QUARANTINE_STATE_CONFLICT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,16 +35,18 @@ class QuarantineServiceStub:
     def __new__(cls, channel: _aio.Channel) -> QuarantineServiceAsyncStub: ...
     RequestQuarantine: _grpc.UnaryUnaryMultiCallable[_quarantine_service_pb2.RequestQuarantineRequest, _quarantine_service_pb2.RequestQuarantineResponse]
     """Asks to seal a version: one that is in production (it regressed) or the candidate of an experiment (it failed).
-    Errors: NOT_FOUND VERSION_NOT_FOUND; ALREADY_EXISTS QUARANTINE_OPEN, QUARANTINE_SEALED.
+    Errors: NOT_FOUND VERSION_NOT_FOUND, EXPERIMENT_NOT_FOUND; INVALID_ARGUMENT EVIDENCE_EMPTY; ALREADY_EXISTS
+    QUARANTINE_OPEN, QUARANTINE_SEALED.
     """
     ApproveQuarantine: _grpc.UnaryUnaryMultiCallable[_quarantine_service_pb2.ApproveQuarantineRequest, _quarantine_service_pb2.ApproveQuarantineResponse]
     """Says yes: the evidence is sealed; then the hash is blocked, the version moves to v3 and production goes back to the last
     good version, as a rule before this call answers; what a crash interrupts is resumed.
     Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND; FAILED_PRECONDITION SELF_APPROVAL, QUARANTINE_STATE_CONFLICT;
-    ABORTED ETAG_MISMATCH.
+    ALREADY_EXISTS QUARANTINE_SEALED when another version of the same configuration was sealed meanwhile; ABORTED
+    ETAG_MISMATCH.
     """
     RejectQuarantine: _grpc.UnaryUnaryMultiCallable[_quarantine_service_pb2.RejectQuarantineRequest, _quarantine_service_pb2.RejectQuarantineResponse]
-    """Says no. Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND; FAILED_PRECONDITION QUARANTINE_STATE_CONFLICT."""
+    """Says no; who asked may say so too, and withdraws it. Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND; FAILED_PRECONDITION QUARANTINE_STATE_CONFLICT."""
     GetQuarantineRequest: _grpc.UnaryUnaryMultiCallable[_quarantine_service_pb2.GetQuarantineRequestRequest, _quarantine_service_pb2.GetQuarantineRequestResponse]
     """Gives one request. Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND."""
     ListQuarantineRequests: _grpc.UnaryUnaryMultiCallable[_quarantine_service_pb2.ListQuarantineRequestsRequest, _quarantine_service_pb2.ListQuarantineRequestsResponse]
@@ -61,16 +63,18 @@ class QuarantineServiceAsyncStub(QuarantineServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RequestQuarantine: _aio.UnaryUnaryMultiCallable[_quarantine_service_pb2.RequestQuarantineRequest, _quarantine_service_pb2.RequestQuarantineResponse]  # type: ignore[assignment]
     """Asks to seal a version: one that is in production (it regressed) or the candidate of an experiment (it failed).
-    Errors: NOT_FOUND VERSION_NOT_FOUND; ALREADY_EXISTS QUARANTINE_OPEN, QUARANTINE_SEALED.
+    Errors: NOT_FOUND VERSION_NOT_FOUND, EXPERIMENT_NOT_FOUND; INVALID_ARGUMENT EVIDENCE_EMPTY; ALREADY_EXISTS
+    QUARANTINE_OPEN, QUARANTINE_SEALED.
     """
     ApproveQuarantine: _aio.UnaryUnaryMultiCallable[_quarantine_service_pb2.ApproveQuarantineRequest, _quarantine_service_pb2.ApproveQuarantineResponse]  # type: ignore[assignment]
     """Says yes: the evidence is sealed; then the hash is blocked, the version moves to v3 and production goes back to the last
     good version, as a rule before this call answers; what a crash interrupts is resumed.
     Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND; FAILED_PRECONDITION SELF_APPROVAL, QUARANTINE_STATE_CONFLICT;
-    ABORTED ETAG_MISMATCH.
+    ALREADY_EXISTS QUARANTINE_SEALED when another version of the same configuration was sealed meanwhile; ABORTED
+    ETAG_MISMATCH.
     """
     RejectQuarantine: _aio.UnaryUnaryMultiCallable[_quarantine_service_pb2.RejectQuarantineRequest, _quarantine_service_pb2.RejectQuarantineResponse]  # type: ignore[assignment]
-    """Says no. Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND; FAILED_PRECONDITION QUARANTINE_STATE_CONFLICT."""
+    """Says no; who asked may say so too, and withdraws it. Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND; FAILED_PRECONDITION QUARANTINE_STATE_CONFLICT."""
     GetQuarantineRequest: _aio.UnaryUnaryMultiCallable[_quarantine_service_pb2.GetQuarantineRequestRequest, _quarantine_service_pb2.GetQuarantineRequestResponse]  # type: ignore[assignment]
     """Gives one request. Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND."""
     ListQuarantineRequests: _aio.UnaryUnaryMultiCallable[_quarantine_service_pb2.ListQuarantineRequestsRequest, _quarantine_service_pb2.ListQuarantineRequestsResponse]  # type: ignore[assignment]
@@ -90,7 +94,8 @@ class QuarantineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quarantine_service_pb2.RequestQuarantineResponse, _abc.Awaitable[_quarantine_service_pb2.RequestQuarantineResponse]]:
         """Asks to seal a version: one that is in production (it regressed) or the candidate of an experiment (it failed).
-        Errors: NOT_FOUND VERSION_NOT_FOUND; ALREADY_EXISTS QUARANTINE_OPEN, QUARANTINE_SEALED.
+        Errors: NOT_FOUND VERSION_NOT_FOUND, EXPERIMENT_NOT_FOUND; INVALID_ARGUMENT EVIDENCE_EMPTY; ALREADY_EXISTS
+        QUARANTINE_OPEN, QUARANTINE_SEALED.
         """
 
     @_abc_1.abstractmethod
@@ -102,7 +107,8 @@ class QuarantineServiceServicer(metaclass=_abc_1.ABCMeta):
         """Says yes: the evidence is sealed; then the hash is blocked, the version moves to v3 and production goes back to the last
         good version, as a rule before this call answers; what a crash interrupts is resumed.
         Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND; FAILED_PRECONDITION SELF_APPROVAL, QUARANTINE_STATE_CONFLICT;
-        ABORTED ETAG_MISMATCH.
+        ALREADY_EXISTS QUARANTINE_SEALED when another version of the same configuration was sealed meanwhile; ABORTED
+        ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod
@@ -111,7 +117,7 @@ class QuarantineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quarantine_service_pb2.RejectQuarantineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quarantine_service_pb2.RejectQuarantineResponse, _abc.Awaitable[_quarantine_service_pb2.RejectQuarantineResponse]]:
-        """Says no. Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND; FAILED_PRECONDITION QUARANTINE_STATE_CONFLICT."""
+        """Says no; who asked may say so too, and withdraws it. Errors: NOT_FOUND QUARANTINE_REQUEST_NOT_FOUND; FAILED_PRECONDITION QUARANTINE_STATE_CONFLICT."""
 
     @_abc_1.abstractmethod
     def GetQuarantineRequest(

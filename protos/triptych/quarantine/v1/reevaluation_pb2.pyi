@@ -112,7 +112,7 @@ class Reevaluation(_message.Message):
     requested_by: _builtins.str
     """Who asked."""
     decided_by: _builtins.str
-    """Who decided; another person."""
+    """Who decided; another person, but for a rejection by the one who asked."""
     decision_reason: _builtins.str
     """Why they decided so."""
     evaluation_id: _builtins.str

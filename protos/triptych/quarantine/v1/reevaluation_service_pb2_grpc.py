@@ -73,7 +73,8 @@ class ReevaluationServiceServicer:
 
     def RequestReevaluation(self, request, context):
         """Asks to try a sealed configuration again. Errors: NOT_FOUND QUARANTINE_RECORD_NOT_FOUND; FAILED_PRECONDITION
-        QUARANTINE_PERMANENT, COOL_DOWN_RUNNING (RetryInfo says how long), ATTEMPTS_EXHAUSTED; ALREADY_EXISTS REEVALUATION_OPEN.
+        QUARANTINE_PERMANENT, COOL_DOWN_RUNNING (RetryInfo says how long), ATTEMPTS_EXHAUSTED, QUARANTINE_STATE_CONFLICT while
+        its sealing is not completed; INVALID_ARGUMENT EVIDENCE_EMPTY; ALREADY_EXISTS REEVALUATION_OPEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +89,7 @@ class ReevaluationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RejectReevaluation(self, request, context):
-        """Says no. Errors: NOT_FOUND REEVALUATION_NOT_FOUND; FAILED_PRECONDITION REEVALUATION_STATE_CONFLICT.
+        """Says no; who asked may say so too, and withdraws it. Errors: NOT_FOUND REEVALUATION_NOT_FOUND; FAILED_PRECONDITION REEVALUATION_STATE_CONFLICT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,14 +35,15 @@ class ReevaluationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ReevaluationServiceAsyncStub: ...
     RequestReevaluation: _grpc.UnaryUnaryMultiCallable[_reevaluation_service_pb2.RequestReevaluationRequest, _reevaluation_service_pb2.RequestReevaluationResponse]
     """Asks to try a sealed configuration again. Errors: NOT_FOUND QUARANTINE_RECORD_NOT_FOUND; FAILED_PRECONDITION
-    QUARANTINE_PERMANENT, COOL_DOWN_RUNNING (RetryInfo says how long), ATTEMPTS_EXHAUSTED; ALREADY_EXISTS REEVALUATION_OPEN.
+    QUARANTINE_PERMANENT, COOL_DOWN_RUNNING (RetryInfo says how long), ATTEMPTS_EXHAUSTED, QUARANTINE_STATE_CONFLICT while
+    its sealing is not completed; INVALID_ARGUMENT EVIDENCE_EMPTY; ALREADY_EXISTS REEVALUATION_OPEN.
     """
     ApproveReevaluation: _grpc.UnaryUnaryMultiCallable[_reevaluation_service_pb2.ApproveReevaluationRequest, _reevaluation_service_pb2.ApproveReevaluationResponse]
     """Says yes: an experiment with the sealed configuration may now be created. Errors: NOT_FOUND REEVALUATION_NOT_FOUND;
     FAILED_PRECONDITION SELF_APPROVAL, REEVALUATION_STATE_CONFLICT; ABORTED ETAG_MISMATCH.
     """
     RejectReevaluation: _grpc.UnaryUnaryMultiCallable[_reevaluation_service_pb2.RejectReevaluationRequest, _reevaluation_service_pb2.RejectReevaluationResponse]
-    """Says no. Errors: NOT_FOUND REEVALUATION_NOT_FOUND; FAILED_PRECONDITION REEVALUATION_STATE_CONFLICT."""
+    """Says no; who asked may say so too, and withdraws it. Errors: NOT_FOUND REEVALUATION_NOT_FOUND; FAILED_PRECONDITION REEVALUATION_STATE_CONFLICT."""
     CompleteReevaluation: _grpc.UnaryUnaryMultiCallable[_reevaluation_service_pb2.CompleteReevaluationRequest, _reevaluation_service_pb2.CompleteReevaluationResponse]
     """Ends it on a new evaluation of the sealed configuration: a pass unblocks the hash, anything else upholds the quarantine.
     Errors: NOT_FOUND REEVALUATION_NOT_FOUND, EVALUATION_NOT_FOUND; FAILED_PRECONDITION REEVALUATION_STATE_CONFLICT,
@@ -60,14 +61,15 @@ class ReevaluationServiceAsyncStub(ReevaluationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RequestReevaluation: _aio.UnaryUnaryMultiCallable[_reevaluation_service_pb2.RequestReevaluationRequest, _reevaluation_service_pb2.RequestReevaluationResponse]  # type: ignore[assignment]
     """Asks to try a sealed configuration again. Errors: NOT_FOUND QUARANTINE_RECORD_NOT_FOUND; FAILED_PRECONDITION
-    QUARANTINE_PERMANENT, COOL_DOWN_RUNNING (RetryInfo says how long), ATTEMPTS_EXHAUSTED; ALREADY_EXISTS REEVALUATION_OPEN.
+    QUARANTINE_PERMANENT, COOL_DOWN_RUNNING (RetryInfo says how long), ATTEMPTS_EXHAUSTED, QUARANTINE_STATE_CONFLICT while
+    its sealing is not completed; INVALID_ARGUMENT EVIDENCE_EMPTY; ALREADY_EXISTS REEVALUATION_OPEN.
     """
     ApproveReevaluation: _aio.UnaryUnaryMultiCallable[_reevaluation_service_pb2.ApproveReevaluationRequest, _reevaluation_service_pb2.ApproveReevaluationResponse]  # type: ignore[assignment]
     """Says yes: an experiment with the sealed configuration may now be created. Errors: NOT_FOUND REEVALUATION_NOT_FOUND;
     FAILED_PRECONDITION SELF_APPROVAL, REEVALUATION_STATE_CONFLICT; ABORTED ETAG_MISMATCH.
     """
     RejectReevaluation: _aio.UnaryUnaryMultiCallable[_reevaluation_service_pb2.RejectReevaluationRequest, _reevaluation_service_pb2.RejectReevaluationResponse]  # type: ignore[assignment]
-    """Says no. Errors: NOT_FOUND REEVALUATION_NOT_FOUND; FAILED_PRECONDITION REEVALUATION_STATE_CONFLICT."""
+    """Says no; who asked may say so too, and withdraws it. Errors: NOT_FOUND REEVALUATION_NOT_FOUND; FAILED_PRECONDITION REEVALUATION_STATE_CONFLICT."""
     CompleteReevaluation: _aio.UnaryUnaryMultiCallable[_reevaluation_service_pb2.CompleteReevaluationRequest, _reevaluation_service_pb2.CompleteReevaluationResponse]  # type: ignore[assignment]
     """Ends it on a new evaluation of the sealed configuration: a pass unblocks the hash, anything else upholds the quarantine.
     Errors: NOT_FOUND REEVALUATION_NOT_FOUND, EVALUATION_NOT_FOUND; FAILED_PRECONDITION REEVALUATION_STATE_CONFLICT,
@@ -88,7 +90,8 @@ class ReevaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reevaluation_service_pb2.RequestReevaluationResponse, _abc.Awaitable[_reevaluation_service_pb2.RequestReevaluationResponse]]:
         """Asks to try a sealed configuration again. Errors: NOT_FOUND QUARANTINE_RECORD_NOT_FOUND; FAILED_PRECONDITION
-        QUARANTINE_PERMANENT, COOL_DOWN_RUNNING (RetryInfo says how long), ATTEMPTS_EXHAUSTED; ALREADY_EXISTS REEVALUATION_OPEN.
+        QUARANTINE_PERMANENT, COOL_DOWN_RUNNING (RetryInfo says how long), ATTEMPTS_EXHAUSTED, QUARANTINE_STATE_CONFLICT while
+        its sealing is not completed; INVALID_ARGUMENT EVIDENCE_EMPTY; ALREADY_EXISTS REEVALUATION_OPEN.
         """
 
     @_abc_1.abstractmethod
@@ -107,7 +110,7 @@ class ReevaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reevaluation_service_pb2.RejectReevaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reevaluation_service_pb2.RejectReevaluationResponse, _abc.Awaitable[_reevaluation_service_pb2.RejectReevaluationResponse]]:
-        """Says no. Errors: NOT_FOUND REEVALUATION_NOT_FOUND; FAILED_PRECONDITION REEVALUATION_STATE_CONFLICT."""
+        """Says no; who asked may say so too, and withdraws it. Errors: NOT_FOUND REEVALUATION_NOT_FOUND; FAILED_PRECONDITION REEVALUATION_STATE_CONFLICT."""
 
     @_abc_1.abstractmethod
     def CompleteReevaluation(
