@@ -136,8 +136,12 @@ class Suite:
         runtime.trust(self.issuer.keys)
         if name != "auth":  # which trusts its own keys
             runtime.trust(lambda: self._published_keys(runtime))
-        await main.wire(runtime)
-        await runtime.listen()
+        try:
+            await main.wire(runtime)
+            await runtime.listen()
+        except BaseException:
+            await runtime.close()
+            raise
         return runtime
 
     async def _published_keys(self, runtime: Runtime) -> list[SigningKey]:

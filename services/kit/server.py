@@ -119,6 +119,7 @@ class Runtime:
         if self.settings.metrics_listen:
             self.metrics.serve(self.settings.metrics_listen)
         work = [self.identity.keep(), self.health.watch(self.db), *self._work]
+        self._work.clear()
         self._tasks += [asyncio.create_task(item) for item in work]
         await self.health.say(1)
 
@@ -135,6 +136,8 @@ class Runtime:
 
     async def close(self) -> None:
         """Close what was opened, newest first."""
+        for work in self._work:  # it never began
+            work.close()
         await self.neighbours.close()
         for close in reversed(self._closers):
             await close()
@@ -200,7 +203,7 @@ def _add_health(health: Health, server: grpc.aio.Server) -> None:
 
 def _add_reflection(names: list[str], server: grpc.aio.Server) -> None:
     """Serve reflection as v1alpha, which grpcio has, and as v1: the same on the wire, and what tools ask first."""
-    served = [*names, REFLECTION, reflection.SERVICE_NAME]
+    served = [*names, reflection.SERVICE_NAME]  # what is listed must have a descriptor, and v1's own is in no pool
     reflection.enable_server_reflection(served, server)
     handler = grpc.stream_stream_rpc_method_handler(
         reflection.aio.ReflectionServicer(served).ServerReflectionInfo,
