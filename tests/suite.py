@@ -22,8 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.cli.stack.backends import Backends
 from services.cli.stack.topology import Topology
-from services.kit import faults
-from services.kit.clients import of_tenant
+from services.kit.clients import adding, interceptors, of_tenant
 from services.kit.identity import Identity
 from services.kit.server import Runtime
 from services.kit.settings import Settings
@@ -181,14 +180,18 @@ class Suite:
     def channel(self, kind: Any, metadata: Any, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
         """Give a channel to the service that serves this stub: plaintext, or mutual TLS when there are credentials."""
         name = self._serving(kind)
-        interceptors: list[Any] = [_Unary(metadata), _Stream(metadata), _Upload(metadata)]
+
+        def outfit(details: Any, _: Any) -> grpc.aio.ClientCallDetails:
+            return adding(details, metadata=metadata, timeout=details.timeout or 30)
+
+        outgoing = interceptors("peer", outfit)
         runtime = self.runtimes[name]
         if credentials is None:
-            channel = grpc.aio.insecure_channel(f"127.0.0.1:{runtime.plaintext_port}", interceptors=interceptors)
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{runtime.plaintext_port}", interceptors=outgoing)
         else:
             options = [("grpc.ssl_target_name_override", name)]
             target = f"127.0.0.1:{runtime.port}"
-            channel = grpc.aio.secure_channel(target, credentials, interceptors=interceptors, options=options)
+            channel = grpc.aio.secure_channel(target, credentials, interceptors=outgoing, options=options)
         self._channels.append(channel)
         return channel
 
@@ -216,42 +219,3 @@ def _segment(part: dict[str, Any]) -> str:
 
 def _encode(data: bytes) -> str:
     return urlsafe_b64encode(data).decode().rstrip("=")
-
-
-class _Adding:
-    def __init__(self, metadata: Any) -> None:
-        self._metadata = metadata
-
-    def _with(self, details: Any) -> grpc.aio.ClientCallDetails:
-        return grpc.aio.ClientCallDetails(
-            method=details.method,
-            timeout=details.timeout or 30,
-            metadata=grpc.aio.Metadata(*(details.metadata or ()), *self._metadata),
-            credentials=None,
-            wait_for_ready=None,
-        )
-
-
-class _Unary(_Adding, grpc.aio.UnaryUnaryClientInterceptor):
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        call = await continuation(self._with(client_call_details), request)
-        try:
-            await call
-        except grpc.aio.AioRpcError as error:
-            raise faults.from_error(error, service="peer") from None
-        return call
-
-
-class _Stream(_Adding, grpc.aio.UnaryStreamClientInterceptor):
-    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await continuation(self._with(client_call_details), request)
-
-
-class _Upload(_Adding, grpc.aio.StreamUnaryClientInterceptor):
-    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        call = await continuation(self._with(client_call_details), request_iterator)
-        try:
-            await call
-        except grpc.aio.AioRpcError as error:
-            raise faults.from_error(error, service="peer") from None
-        return call

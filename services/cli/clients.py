@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from services.kit import faults
-from services.kit.clients import OPTIONS
+from services.kit.clients import OPTIONS, adding, interceptors
 
 Stub = TypeVar("Stub")
 
@@ -40,51 +39,12 @@ class Client:
             await channel.close()
 
     def _channel(self, service: str) -> grpc.aio.Channel:
-        interceptors: list[Any] = [_Unary(self, service), _Stream(self, service), _Upload(self, service)]
         options = [pair for pair in OPTIONS if pair[0] != "grpc.service_config"]
-        return grpc.aio.insecure_channel(self._addresses[service], interceptors=interceptors, options=options)
+        address = self._addresses[service]
+        return grpc.aio.insecure_channel(address, interceptors=interceptors(service, self._outfit), options=options)
 
-
-class _Outgoing:
-    def __init__(self, client: Client, service: str) -> None:
-        self._client = client
-        self._service = service
-
-    def _outfitted(self, details: Any) -> grpc.aio.ClientCallDetails:
-        metadata = list(details.metadata or ())
-        if self._client.token:
-            metadata.append(("authorization", f"Bearer {self._client.token}"))
-        return grpc.aio.ClientCallDetails(
-            method=details.method,
-            timeout=details.timeout,
-            metadata=grpc.aio.Metadata(*metadata),
-            credentials=None,
-            wait_for_ready=True,
-        )
-
-
-class _Unary(_Outgoing, grpc.aio.UnaryUnaryClientInterceptor):
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:
+    def _outfit(self, details: Any, request: Any) -> grpc.aio.ClientCallDetails:
+        if request is not None and "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:
             request.request_id = str(uuid.uuid4())
-        call = await continuation(self._outfitted(client_call_details), request)
-        try:
-            await call
-        except grpc.aio.AioRpcError as error:
-            raise faults.from_error(error, service=self._service) from None
-        return call
-
-
-class _Stream(_Outgoing, grpc.aio.UnaryStreamClientInterceptor):
-    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await continuation(self._outfitted(client_call_details), request)
-
-
-class _Upload(_Outgoing, grpc.aio.StreamUnaryClientInterceptor):
-    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        call = await continuation(self._outfitted(client_call_details), request_iterator)
-        try:
-            await call
-        except grpc.aio.AioRpcError as error:
-            raise faults.from_error(error, service=self._service) from None
-        return call
+        metadata = [("authorization", f"Bearer {self.token}")] if self.token else []
+        return adding(details, metadata=metadata, timeout=details.timeout)

@@ -6,8 +6,8 @@ because every mutation carries a request_id.
 
 import asyncio
 import uuid
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import orjson
@@ -47,6 +47,8 @@ OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 StubType = TypeVar("StubType")
+Outfit: TypeAlias = Callable[[Any, Any], grpc.aio.ClientCallDetails]
+"""Makes the details of a call, and its request (None for a stream), ready to leave."""
 
 
 class Neighbours:
@@ -82,7 +84,7 @@ class Neighbours:
                 self.targets[service],
                 self._identity.channel_credentials(),
                 options=[*OPTIONS, ("grpc.ssl_target_name_override", service)],
-                interceptors=[_Outgoing(service), _OutgoingStream(service)],
+                interceptors=interceptors(service, _outfitted),
             )
         return self._channels[service]
 
@@ -101,14 +103,20 @@ async def _close_later(channel: grpc.aio.Channel) -> None:
     await channel.close()
 
 
-class _Outgoing(grpc.aio.UnaryUnaryClientInterceptor):
-    """Adds to a unary call what travels along, and turns its status into a fault."""
+def interceptors(service: str, outfit: Outfit) -> list[Any]:
+    """Interceptors of a channel: each call is outfitted first, and a unary answer fails with our faults.
 
-    def __init__(self, service: str) -> None:
+    A stream of answers fails with gRPC's own error when it is read; `faults.from_error` turns it into a fault.
+    """
+    return [_Unary(service, outfit), _Stream(service, outfit), _Upload(service, outfit)]
+
+
+class _Interceptor:
+    def __init__(self, service: str, outfit: Outfit) -> None:
         self._service = service
+        self._outfit = outfit
 
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        call = await continuation(_outfitted(client_call_details), request)
+    async def _answered(self, call: Any) -> Any:
         try:
             await call
         except grpc.aio.AioRpcError as error:
@@ -116,41 +124,50 @@ class _Outgoing(grpc.aio.UnaryUnaryClientInterceptor):
         return call
 
 
-class _OutgoingStream(grpc.aio.UnaryStreamClientInterceptor):
-    """Adds to a call with a stream of answers what travels along."""
+class _Unary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._answered(await continuation(self._outfit(client_call_details, request), request))
 
-    def __init__(self, service: str) -> None:
-        self._service = service
 
+class _Stream(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await continuation(_outfitted(client_call_details), request)
+        return await continuation(self._outfit(client_call_details, request), request)
 
 
-def _outfitted(details: Any) -> grpc.aio.ClientCallDetails:
-    call = calls.current()
-    metadata = list(details.metadata or ())
-    if call is None:
-        timeout = details.timeout or BACKGROUND_SECONDS
-        metadata.append(("x-request-id", str(uuid.uuid4())))
-    else:
-        left = call.expires - asyncio.get_running_loop().time() - MARGIN
-        timeout = min(left, details.timeout or left)
-        if timeout <= 0:
-            raise faults.DeadlineTooShort("no time is left to ask another service")
-        metadata.append(("x-request-id", call.request_id))
-        if call.token:
-            metadata.append(("authorization", f"Bearer {call.token}"))
-        elif call.caller.tenant_id != SYSTEM_TENANT and call.caller.tenant_id:
-            metadata.append(("triptych-tenant", call.caller.tenant_id))
-        if call.traceparent:
-            metadata.append(("traceparent", call.traceparent))
+class _Upload(_Interceptor, grpc.aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        details = self._outfit(client_call_details, None)
+        return await self._answered(await continuation(details, request_iterator))
+
+
+def adding(details: Any, *, metadata: Iterable[tuple[str, str]], timeout: float | None) -> grpc.aio.ClientCallDetails:
+    """Give the details of a call with more metadata and this deadline."""
     return grpc.aio.ClientCallDetails(
         method=details.method,
         timeout=timeout,
-        metadata=grpc.aio.Metadata(*metadata),
+        metadata=grpc.aio.Metadata(*(details.metadata or ()), *metadata),
         credentials=details.credentials,
         wait_for_ready=details.wait_for_ready,
     )
+
+
+def _outfitted(details: Any, _: Any) -> grpc.aio.ClientCallDetails:
+    """What travels along with the RPC that is being served; background work has a deadline and an id of its own."""
+    call = calls.current()
+    if call is None:
+        metadata = [("x-request-id", str(uuid.uuid4()))]
+        return adding(details, metadata=metadata, timeout=details.timeout or BACKGROUND_SECONDS)
+    left = call.expires - asyncio.get_running_loop().time() - MARGIN
+    if left <= 0:
+        raise faults.DeadlineTooShort("no time is left to ask another service")
+    metadata = [("x-request-id", call.request_id)]
+    if call.token:
+        metadata.append(("authorization", f"Bearer {call.token}"))
+    elif call.caller.tenant_id not in ("", SYSTEM_TENANT):
+        metadata.append(("triptych-tenant", call.caller.tenant_id))
+    if call.traceparent:
+        metadata.append(("traceparent", call.traceparent))
+    return adding(details, metadata=metadata, timeout=min(left, details.timeout or left))
 
 
 def of_tenant(tenant_id: str) -> tuple[tuple[str, str], ...]:

@@ -188,7 +188,7 @@ async def test_without_a_sandbox_nothing_is_decided(admin: Person, suite: Suite)
         os.kill(sandbox.pid, signal.SIGSTOP)
         evaluation = asyncio.create_task(_evaluate(admin, project, {"accuracy": 1}))
         async with asyncio.timeout(20):
-            while not sandbox._waiting:  # noqa: ASYNC110 - nothing tells when a request has come in
+            while not sandbox._waiting:
                 await asyncio.sleep(0.01)
         os.kill(sandbox.pid, signal.SIGKILL)
         assert await _reason(evaluation) == "POLICY_SANDBOX_UNAVAILABLE"

@@ -37,7 +37,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 async def _until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110 - what other processes do sets no event here
+        while not holds():
             await asyncio.sleep(0.02)
 
 

@@ -241,7 +241,7 @@ async def test_of_five_hundred_at_once_exactly_as_many_are_admitted_as_fit(
     committed, held = (await windows(user))["daily_requests"]
     assert int(committed) + int(held) == 100
     async with asyncio.timeout(30):  # what was given up by a call without time left is put right beside it
-        while (now := await counters(store, user)) and now["requests_held"] != int(held):  # noqa: ASYNC110
+        while (now := await counters(store, user)) and now["requests_held"] != int(held):
             await asyncio.sleep(0.05)
     assert now["requests_committed"] == int(committed)
 
@@ -399,7 +399,7 @@ async def test_a_hold_whose_reservation_could_not_be_stored_goes_back(
         with pytest.raises(faults.Fault):
             await stub.ReserveQuota(request)
         async with asyncio.timeout(10):
-            while (await counters(store, user))["requests_held"]:  # noqa: ASYNC110 - another server's state
+            while (await counters(store, user))["requests_held"]:
                 await asyncio.sleep(0.02)
     await superuser.execute("DROP FUNCTION refuse() CASCADE")
 

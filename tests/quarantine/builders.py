@@ -201,7 +201,7 @@ async def complete(admin: Person, reevaluation: Reevaluation, evaluation_id: str
 async def until(read: Callable[[], Awaitable[Answer | None]], seconds: float = 30.0) -> Answer:
     """Give the first answer that is true; fail when none came in time."""
     async with asyncio.timeout(seconds):
-        while not (answer := await read()):  # noqa: ASYNC110 - another process's state has no event to wait for
+        while not (answer := await read()):
             await asyncio.sleep(0.05)
     return answer
 

@@ -30,7 +30,7 @@ async def stack(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - the condition is in another process
+        while not condition():
             await asyncio.sleep(0.02)
 
 
@@ -47,7 +47,7 @@ async def test_services_are_started_restarted_and_stopped(stack: Backends) -> No
     first = supervisor.processes["audit"]
     os.kill(first.pid, signal.SIGKILL)
     await until(lambda: supervisor.processes["audit"] is not first)
-    while not await serving(statuses[1].plaintext):  # noqa: ASYNC110 - likewise
+    while not await serving(statuses[1].plaintext):
         await asyncio.sleep(0.02)
     assert len(reports) == 1
     assert reports[0].startswith("audit ended with code -9; it is started again in 0.5 s.")
