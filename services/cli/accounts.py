@@ -1,4 +1,4 @@
-"""`triptych bootstrap-admin`, `login`, `whoami` and `mail`: getting into a stack that runs on this machine.
+"""`triptych bootstrap-admin`, `register`, `verify-email`, `login`, `token`, `whoami` and `mail`: getting in.
 
 Tokens are kept in the user's own configuration folder, readable by nobody else. Passwords are asked for, and are never
 arguments.
@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from email.message import EmailMessage
 from email.policy import default
@@ -50,6 +51,43 @@ def bootstrap_admin(home: Path, tenant: str) -> None:
     command = [sys.executable, "-m", "services.auth", "bootstrap", "--tenant", tenant]
     done = subprocess.run(command, env={**os.environ, "TRIPTYCH_CONFIG": str(config)}, check=False)  # noqa: S603 - our own module
     raise SystemExit(done.returncode)
+
+
+@click.command()
+@home_option
+@address_option
+@click.option("--invitation", prompt="Invitation", help="Code of the invitation.")
+@click.option("--email", "email_address", prompt="E-mail", help="E-mail address.")
+@click.option("--name", prompt="Name", help="Name to show.")
+def register(home: Path, address: str | None, invitation: str, email_address: str, name: str) -> None:
+    """Make an account with an invitation."""
+    password = click.prompt("Password (15 characters at least)", hide_input=True, confirmation_prompt=True)
+    request = pb.RegisterRequest(
+        invitation_code=invitation,
+        email=email_address,
+        password=password,
+        display_name=name,
+        request_id=str(uuid.uuid4()),
+    )
+    _ask(_target(home, address), lambda channel: AuthServiceStub(channel).Register(request))
+    click.echo(f"registered; a mail to {email_address} holds the code for `triptych verify-email CODE`")
+
+
+@click.command("verify-email")
+@home_option
+@address_option
+@click.argument("code")
+def verify_email(home: Path, address: str | None, code: str) -> None:
+    """Prove an address with the code from the mail (`triptych mail` shows it in development)."""
+    request = pb.VerifyEmailRequest(code=code, request_id=str(uuid.uuid4()))
+    _ask(_target(home, address), lambda channel: AuthServiceStub(channel).VerifyEmail(request))
+    click.echo("the address is proven: `triptych login`")
+
+
+@click.command()
+def token() -> None:
+    """Print an access token that is good now, for grpcurl and the like."""
+    click.echo(_kept()["access_token"])
 
 
 @click.command()

@@ -103,6 +103,26 @@ async def test_login_keeps_tokens_that_nobody_else_reads_and_whoami_uses_them(
     assert json.loads(kept.read_text())["refresh_token"] != document["refresh_token"]
 
 
+async def test_somebody_comes_in_by_commands_alone(people: People, admin: Somebody, home: Path) -> None:
+    where = ("--home", str(home))
+    address = "carol@example.com"
+    invitation = await admin.invite()
+    given = f"{PASSWORD}\n{PASSWORD}\n"
+    registered = await run(
+        "register", *where, "--invitation", invitation, "--email", address, "--name", "Carol", given=given
+    )
+    assert registered.exit_code == 0, registered.errors
+    code = await people.code(address)
+    refused = await run("verify-email", *where, code[:-1] + ("A" if code[-1] != "A" else "B"))
+    assert "VERIFICATION_INVALID" in refused.errors
+    verified = await run("verify-email", *where, code)
+    assert verified.exit_code == 0, verified.errors
+    found = await run("login", *where, "--email", address, given=f"{PASSWORD}\n")
+    assert found.exit_code == 0, found.errors
+    token = (await run("token")).output.strip()
+    assert token.count(".") == 2
+
+
 async def test_a_login_that_fails_says_why_in_the_services_words(admin: Somebody, home: Path) -> None:
     found = await run("login", "--home", str(home), "--email", admin.email, given="wrong\n")
     assert found.exit_code == 1
