@@ -28,6 +28,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9_.:/=+-]{1,128}")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LEAST_TIME = 0.005
 """Seconds that must be left for a call to begin."""
+LOOK_SECONDS = 0.05
+"""How often calls whose time is over are looked for; a caller's own deadline ends a call by itself."""
 UNDECODABLE = object()
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -49,6 +51,8 @@ class Call:
     caller: Caller = field(default_factory=Caller)
     recorded: bool = False
     """An audit event was written, or a stored answer was given again."""
+    overdue: bool = False
+    """Its time was over and it was cancelled for that."""
 
 
 _current: ContextVar[Call | None] = ContextVar("call", default=None)
@@ -82,7 +86,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._trust_domain = trust_domain
         self._max_in_flight = max_in_flight
         self._metrics = metrics
-        self._in_flight = 0
+        self._running: dict[asyncio.Task[Any], Call] = {}
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -99,39 +103,53 @@ class Calls(grpc.aio.ServerInterceptor):
             return handler
         return self._wrapped.setdefault(path, self._wrap(handler, method))
 
+    async def end_overdue(self) -> None:
+        """End calls whose time is over, for as long as the process runs.
+
+        One look at all of them is cheaper than a timer for each, which under uvloop costs more than all else in here.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = loop.time()
+            for task, call in list(self._running.items()):
+                if call.expires <= now and not call.overdue:
+                    call.overdue = True
+                    task.cancel()
+
     async def around(self, method: Method, context: Context, handle: Callable[[], Awaitable[Any]]) -> Any:
         """Everything but the handler; read from top to bottom."""
         began = time.perf_counter()
         given = _given(context.invocation_metadata() or ())
         call = _begin(method, given, context.time_remaining())
         mark = _current.set(call)
-        self._in_flight += 1
+        task: Any = asyncio.current_task()
+        self._running[task] = call
         fault: faults.Fault | None = None
         span = telemetry.start(call)
         try:
-            if self._in_flight > self._max_in_flight:
+            if len(self._running) > self._max_in_flight:
                 raise faults.ServerBusy("the server has too many calls in flight; retry")  # noqa: TRY301
             if call.expires - asyncio.get_running_loop().time() < LEAST_TIME:
                 raise faults.DeadlineTooShort("too little time is left to begin")  # noqa: TRY301
-            async with asyncio.timeout_at(call.expires):
-                call.caller = await self._identify(call, given.get("triptych-tenant", ""), context)
-                access.check(method, call.caller)
-                answer = await handle()
+            call.caller = await self._identify(call, given.get("triptych-tenant", ""), context)
+            access.check(method, call.caller)
+            answer = await handle()
             if method.audit and not call.recorded:
                 raise RuntimeError(f"{method.path} succeeded and recorded no {method.audit}")  # noqa: TRY301
             return answer  # noqa: TRY300 - what comes below is for failures
         except faults.Fault as raised:
             fault = raised
-        except TimeoutError:
-            fault = faults.DeadlineTooShort("the work did not end in time; repeat with the same request_id")
         except asyncio.CancelledError:
-            fault = faults.DeadlineTooShort("cancelled by the caller")
-            raise
+            fault = faults.DeadlineTooShort("the work did not end in time; repeat with the same request_id")
+            if not call.overdue:  # the caller is gone
+                raise
+            task.uncancel()
         except Exception:  # noqa: BLE001 - the one place where a defect becomes INTERNAL
             _log.exception("unexpected", method=method.path, request_id=call.request_id)
             fault = faults.Internal("internal error; request_id finds the cause in the log", request_id=call.request_id)
         finally:
-            self._in_flight -= 1
+            del self._running[task]
             _current.reset(mark)
             self._end(call, fault, time.perf_counter() - began)
             telemetry.end(span, fault)

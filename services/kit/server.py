@@ -97,14 +97,14 @@ class Runtime:
     async def listen(self) -> None:
         """Begin to serve."""
         names = [name for name, _ in self._adders]
-        interceptor = Calls(
+        self.calls = Calls(
             methods=access.methods(names),
             verifier=self.verifier,
             trust_domain=self.settings.trust_domain,
             max_in_flight=self.settings.max_in_flight,
             metrics=self.metrics,
         )
-        self._server = grpc.aio.server(interceptors=[interceptor], options=OPTIONS)
+        self._server = grpc.aio.server(interceptors=[self.calls], options=OPTIONS)
         for _, add in self._adders:
             add(self._server)
         self.health = Health(names)
@@ -118,7 +118,7 @@ class Runtime:
         await self._start_relay()
         if self.settings.metrics_listen:
             self.metrics.serve(self.settings.metrics_listen)
-        work = [self.identity.keep(), self.health.watch(self.db), *self._work]
+        work = [self.calls.end_overdue(), self.identity.keep(), self.health.watch(self.db), *self._work]
         self._work.clear()
         self._tasks += [asyncio.create_task(item) for item in work]
         await self.health.say(1)

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -104,6 +105,23 @@ async def test_permission_is_looked_at_before_shape_and_existence(runtime: Runti
 async def test_too_little_time_is_said_before_anything_begins(admin: Person) -> None:
     with pytest.raises(faults.DeadlineExceeded):
         await admin.stub(ProjectServiceStub).ListProjects(pb.ListProjectsRequest(), timeout=0.001)
+
+
+async def test_a_method_ends_at_its_own_deadline(suite: Suite, admin: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    from services.projects import projects
+
+    async def endless(*_: object) -> None:
+        await asyncio.sleep(60)
+
+    hasty = await suite.launch("projects")
+    hasty.calls._methods[GET] = replace(hasty.calls._methods[GET], deadline=0.2)
+    monkeypatch.setattr(projects, "get", endless)
+    request = pb.GetProjectRequest(project_id=str(uuid.uuid4())).SerializeToString()
+    error = await raw(hasty, GET, request, bearer(admin))
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert faults.from_error(error, service="projects").reason == "DEADLINE_TOO_SHORT"
+    assert hasty.calls._running == {}
+    await hasty.stop()
 
 
 async def test_the_request_id_comes_back_with_a_failure(runtime: Runtime, admin: Person) -> None:
