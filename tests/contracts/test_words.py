@@ -35,7 +35,7 @@ def test_files_and_make_targets_that_a_document_names_exist(document: Path) -> N
     text = document.read_text()
     named = re.findall(r"`((?:services|protos|deploy|tests|docs)/[\w./-]*\w/?)`", text)
     assert [name for name in named if not (ROOT / name).exists()] == []
-    targets = set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE))
+    targets = set(re.findall(r"(?:`|^    |^)make ([a-z]+)(?:`|\s*$|  )", text, re.MULTILINE))
     makefile = (ROOT / "Makefile").read_text()
     assert [target for target in sorted(targets) if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
 
