@@ -4,13 +4,13 @@ The one interceptor of every server. Nothing else touches `context.abort`.
 """
 
 import asyncio
+import random
 import re
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import grpc
@@ -31,6 +31,7 @@ LEAST_TIME = 0.005
 LOOK_SECONDS = 0.05
 """How often calls whose time is over are looked for; a caller's own deadline ends a call by itself."""
 UNDECODABLE = object()
+NOBODY = Caller()
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -48,7 +49,7 @@ class Call:
     traceparent: str
     expires: float
     """Moment of the loop's clock at which its time is over."""
-    caller: Caller = field(default_factory=Caller)
+    caller: Caller
     recorded: bool = False
     """An audit event was written, or a stored answer was given again."""
     overdue: bool = False
@@ -66,7 +67,7 @@ def current() -> Call | None:
 def caller() -> Caller:
     """Give the caller of the RPC that this task is serving."""
     call = _current.get()
-    return call.caller if call is not None else Caller()
+    return call.caller if call is not None else NOBODY
 
 
 class Calls(grpc.aio.ServerInterceptor):
@@ -103,14 +104,15 @@ class Calls(grpc.aio.ServerInterceptor):
             return handler
         return self._wrapped.setdefault(path, self._wrap(handler, method))
 
-    async def end_overdue(self) -> None:
-        """End calls whose time is over, for as long as the process runs.
+    async def keep(self) -> None:
+        """End calls whose time is over and write their log lines, for as long as the process runs.
 
-        One look at all of them is cheaper than a timer for each, which under uvloop costs more than all else in here.
+        One look at all of them many times a second costs less than a timer and a system call for each.
         """
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
+            log.flush()
             now = loop.time()
             for task, call in list(self._running.items()):
                 if call.expires <= now and not call.overdue:
@@ -132,7 +134,11 @@ class Calls(grpc.aio.ServerInterceptor):
                 raise faults.ServerBusy("the server has too many calls in flight; retry")  # noqa: TRY301
             if call.expires - asyncio.get_running_loop().time() < LEAST_TIME:
                 raise faults.DeadlineTooShort("too little time is left to begin")  # noqa: TRY301
-            call.caller = await self._identify(call, given.get("triptych-tenant", ""), context)
+            if call.token and "public" not in method.audience:
+                known = self._verifier.known(call.token) or await self._verifier.verify(call.token)
+            else:
+                known = None
+            call.caller = self._identify(call, known, given.get("triptych-tenant", ""), context)
             access.check(method, call.caller)
             answer = await handle()
             if method.audit and not call.recorded:
@@ -158,28 +164,26 @@ class Calls(grpc.aio.ServerInterceptor):
             status.code, status.details, (*status.trailing_metadata, ("x-request-id", call.request_id))
         )
 
-    async def _identify(self, call: Call, tenant: str, context: Context) -> Caller:
+    def _identify(self, call: Call, known: Caller | None, tenant: str, context: Context) -> Caller:
         """Who calls: the connection names a service, the token a person or agent; a service alone names its tenant."""
         service = peer_service(context.auth_context(), self._trust_domain)  # type: ignore[arg-type]
-        if call.token and "public" not in call.method.audience:
-            known = await self._verifier.verify(call.token)
+        if known is not None:
             if tenant not in ("", known.tenant_id):
                 raise faults.CallerNotPermitted("the token is for another tenant", permission=call.method.permission)
-            if not service:
-                return known
-            return Caller(known.kind, known.id, known.tenant_id, known.role, known.scopes, known.session_id, service)
+            return replace(known, service=service) if service else known
         if service:
             if tenant and not UUID.fullmatch(tenant):
                 raise faults.MetadataInvalid("triptych-tenant must be a UUID", key="triptych-tenant")
             return Caller(kind="service", id=service, tenant_id=tenant or SYSTEM_TENANT, service=service)
-        return Caller()
+        return NOBODY
 
     def _end(self, call: Call, fault: faults.Fault | None, seconds: float) -> None:
         """Count it and write its line."""
         code = "OK" if fault is None else fault.code.name
         self._metrics.observe(call.method.path, code, seconds)
         caller = call.caller
-        fields = {
+        fields: dict[str, Any] = {
+            "event": "rpc",
             "method": call.method.path,
             "code": code,
             "ms": round(seconds * 1000, 2),
@@ -191,7 +195,7 @@ class Calls(grpc.aio.ServerInterceptor):
             fields["via"] = caller.service
         if fault is not None:
             fields["reason"] = fault.reason
-        log.line("rpc", fields, level="error" if code == "INTERNAL" else "info")
+        log.line(fields, level="error" if code == "INTERNAL" else "info")
 
     def _wrap(self, handler: Handler, method: Method) -> Handler:
         """Put `around` around a handler, whichever of the four shapes it has."""
@@ -236,10 +240,11 @@ def _begin(method: Method, given: dict[str, str], remaining: float | None) -> Ca
     scheme, _, token = given.get("authorization", "").partition(" ")
     return Call(
         method=method,
-        request_id=request_id if REQUEST_ID.fullmatch(request_id) else secrets.token_hex(16),
+        request_id=request_id if REQUEST_ID.fullmatch(request_id) else f"{random.getrandbits(128):032x}",
         token=token if scheme.lower() == "bearer" else scheme and "not a bearer token",
         traceparent=given.get("traceparent", ""),
         expires=asyncio.get_running_loop().time() + granted,
+        caller=NOBODY,
     )
 
 

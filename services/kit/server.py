@@ -118,7 +118,7 @@ class Runtime:
         await self._start_relay()
         if self.settings.metrics_listen:
             self.metrics.serve(self.settings.metrics_listen)
-        work = [self.calls.end_overdue(), self.identity.keep(), self.health.watch(self.db), *self._work]
+        work = [self.calls.keep(), self.identity.keep(), self.health.watch(self.db), *self._work]
         self._work.clear()
         self._tasks += [asyncio.create_task(item) for item in work]
         await self.health.say(1)

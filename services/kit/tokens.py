@@ -57,6 +57,11 @@ class Verifier:
         self._fetched = self._tried = float("-inf")
         self._keys = {}
 
+    def known(self, token: str) -> Caller | None:
+        """Give the caller of a token that was verified before and is still good; None says nothing about others."""
+        found = self._verified.get(hashlib.sha256(token.encode()).digest())
+        return found[1] if found is not None and time.time() < found[0] + LEEWAY else None
+
     async def verify(self, token: str) -> Caller:
         """Give the caller that the token names."""
         if len(token) > LONGEST_TOKEN:

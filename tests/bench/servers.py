@@ -61,7 +61,7 @@ async def _trusted(key: str) -> list[SigningKey]:
 
 async def serve(kind: str, given: dict[str, Any]) -> None:
     """Start the server of this kind, print its port and run until the input ends."""
-    overdue: asyncio.Task[None] | None = None
+    keeping: asyncio.Task[None] | None = None
     if kind == "projects":
         runtime = Runtime(Settings.of(given["settings"]))
         runtime.trust(lambda: _trusted(given["key"]))
@@ -81,7 +81,7 @@ async def serve(kind: str, given: dict[str, Any]) -> None:
                 max_in_flight=256,
                 metrics=metrics,
             )
-            overdue = asyncio.create_task(calls.end_overdue())
+            keeping = asyncio.create_task(calls.keep())
             interceptors = [calls]
         if kind == "asyncpg":
             pool = await asyncpg.create_pool(**given["pool"], min_size=8, max_size=8, init=_json)
@@ -96,8 +96,8 @@ async def serve(kind: str, given: dict[str, Any]) -> None:
     sys.stderr.write(f"port {port}\n")
     sys.stderr.flush()
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
-    if overdue is not None:
-        overdue.cancel()
+    if keeping is not None:
+        keeping.cancel()
 
 
 if __name__ == "__main__":

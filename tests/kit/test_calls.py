@@ -164,7 +164,11 @@ async def test_one_line_a_call_without_what_is_secret(admin: Person, monkeypatch
     written = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written))
     monkeypatch.setattr(log, "_least", 0)
+    log.flush()
+    written.seek(0)
+    written.truncate()
     await admin.stub(ProjectServiceStub).ListProjects(pb.ListProjectsRequest())
+    log.flush()
     lines = [json.loads(line) for line in written.getvalue().splitlines()]
     assert [(line["event"], line["code"]) for line in lines] == [("rpc", "OK")]
     assert admin.token.encode() not in written.getvalue()
