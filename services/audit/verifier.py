@@ -8,6 +8,7 @@ incomplete (3). It never says ok on the word of the file alone: a public key or 
 
 import argparse
 import base64
+import filecmp
 import hashlib
 import json
 import sys
@@ -23,6 +24,10 @@ FORMAT = "triptych-audit-export/1"
 ORIGIN = "triptych.local"
 GENESIS = "0" * 64
 """`prev_hash` of the first entry."""
+CHECKPOINT_NAMES = frozenset(
+    ("log_id", "size", "root_hash", "note", "signature", "key_version", "public_key", "signed_at")
+)
+"""Fields of an export's checkpoint. All but key_version are in the signed note, or prove it."""
 EXIT_CODES = {"ok": 0, "tampered": 1, "unanchored": 2, "incomplete": 3}
 MISUSED = 64
 """Exit code when there is nothing to verify: wrong arguments, an unreadable file."""
@@ -176,16 +181,19 @@ class Checkpoint:
     def read(cls, values: Mapping[str, Any]) -> "Checkpoint":
         """Read the object of an export's last line."""
         try:
-            return cls(
+            checkpoint = cls(
                 log_id=str(values["log_id"]),
                 size=int(values["size"]),
-                root=bytes.fromhex(values["root_hash"]),
+                root=_unhex(values["root_hash"]),
                 note=str(values["note"]),
-                signature=base64.b64decode(values["signature"], validate=True),
-                public_key=base64.b64decode(values["public_key"], validate=True),
+                signature=_unbase64(values["signature"]),
+                public_key=_unbase64(values["public_key"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise Bad("tampered", f"the checkpoint is malformed: {error!r}") from None
+        if "signed_at" in values and checkpoint.note.split("\n")[3:4] != [values["signed_at"]]:
+            raise Bad("tampered", "the time beside the checkpoint (signed_at) is not the one that was signed")
+        return checkpoint
 
     def check(self, *, keys: Iterable[bytes], origin: str = ORIGIN) -> None:
         """Raise Bad unless the note says what the fields say and one of the keys signed it."""
@@ -205,6 +213,22 @@ class Checkpoint:
 def compose_note(*, origin: str, log_id: str, size: int, root: bytes, signed_at: str) -> str:
     """Write the text that is signed (C2SP tlog-checkpoint, the time as its extension line)."""
     return f"{origin}/{log_id}\n{size}\n{base64.b64encode(root).decode()}\n{signed_at}\n"
+
+
+def _unhex(text: str) -> bytes:
+    """Read hexadecimal digits in their one spelling; another means that somebody changed them."""
+    value = bytes.fromhex(text)
+    if value.hex() != text:
+        raise ValueError(f"{text} is not written as the service writes it")
+    return value
+
+
+def _unbase64(text: str) -> bytes:
+    """Read Base64 in its one spelling: the last digit has bits that no byte needs."""
+    value = base64.b64decode(text, validate=True)
+    if base64.b64encode(value).decode() != text:
+        raise ValueError(f"{text} is not written as the service writes it")
+    return value
 
 
 def _signed(key: bytes, signature: bytes, note: str) -> bool:
@@ -304,6 +328,7 @@ class _Export:
         self._held = {checkpoint.size: checkpoint for checkpoint in anchors.checkpoints}
         self._walk: Walk | None = None
         self._log_id = ""
+        self._origin = ""
         self._checkpoint: Checkpoint | None = None
 
     @property
@@ -317,6 +342,8 @@ class _Export:
             raise Bad("tampered", "something follows the checkpoint, which is the last line of an export")
         elif "checkpoint" in value:
             self._checkpoint = Checkpoint.read(value["checkpoint"])
+            if unknown := value["checkpoint"].keys() - CHECKPOINT_NAMES:
+                raise Bad("tampered", f"the checkpoint has a field that no export has: {min(unknown)!r}")
         else:
             self._entry(self._walk, value)
 
@@ -334,6 +361,7 @@ class _Export:
         if header.get("format") != FORMAT:
             raise Bad("incomplete", f"the first line is not the header of an export ({FORMAT})")
         self._log_id = str(header.get("log_id"))
+        self._origin = str(header.get("origin"))
         for held in self._anchors.checkpoints:
             held.check(keys=self._anchors.public_keys or [held.public_key], origin=self._anchors.origin)
             if held.log_id != self._log_id:
@@ -354,8 +382,12 @@ class _Export:
     def _compare(self, walk: Walk, checkpoint: Checkpoint) -> None:
         trusted = self._anchors.public_keys or [held.public_key for held in self._anchors.checkpoints]
         checkpoint.check(keys=trusted or [checkpoint.public_key], origin=self._anchors.origin)
+        if not _signed(checkpoint.public_key, checkpoint.signature, checkpoint.note):
+            raise Bad("tampered", "the public key beside the checkpoint is not the one that signed it")
         if checkpoint.log_id != self._log_id:
             raise Bad("tampered", f"the checkpoint is of the log {checkpoint.log_id}")
+        if self._origin != self._anchors.origin:
+            raise Bad("tampered", f"the header names the origin {self._origin}, the signed note {self._anchors.origin}")
         covered = max([checkpoint.size, *self._held, *(seq + 1 for seq in self._anchors.receipts)])
         if covered > walk.size:
             raise Bad("incomplete", f"{covered} entries are known to exist and the file has {walk.size}")
@@ -367,9 +399,11 @@ class _Export:
     def _answer(self, checkpoint: Checkpoint) -> Result:
         what = f"{checkpoint.size} entries of log {self._log_id}, signed {checkpoint.signed_at}"
         key = checkpoint.public_key
-        if self._anchors.public_keys or self._anchors.checkpoints:
-            return Result("ok", what, checkpoint.size, key)
         own = base64.b64encode(key).decode()
+        anchors = [f"the given public key {own}"] if self._anchors.public_keys else []
+        anchors += [f"the held checkpoint over {c.size} entries, signed {c.signed_at}" for c in self._held.values()]
+        if anchors:
+            return Result("ok", f"{what}; anchored by {' and '.join(anchors)}", checkpoint.size, key)
         text = f"{what} by {own}: nothing outside the file vouches for this key; confirm it and give --public-key"
         return Result("unanchored", text, checkpoint.size, key)
 
@@ -397,6 +431,13 @@ def read_receipts(path: Path) -> dict[int, str]:
     """Read receipts, one JSON object per line: {"seq": 7, "leaf_hash": "…"}."""
     values = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return {int(value["seq"]): str(value["leaf_hash"]) for value in values}
+
+
+def refuse_itself(file: Path, checkpoints: Iterable[Path]) -> None:
+    """Raise ValueError when a held checkpoint is the file that it should vouch for, or a copy of it."""
+    for path in checkpoints:
+        if filecmp.cmp(file, path, shallow=False):
+            raise ValueError(f"{path} is the file to verify, or a copy of it: a file cannot vouch for itself")
 
 
 def read_anchors(
@@ -429,6 +470,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--origin", default=ORIGIN, help=f"first part of the log's name ({ORIGIN})")
     given = parser.parse_args(arguments)
     try:
+        refuse_itself(given.file, given.checkpoint)
         anchors = read_anchors(given.public_key, given.checkpoint, given.receipts, given.origin)
         with given.file.open("rb") as lines:
             result = verify(lines, anchors)

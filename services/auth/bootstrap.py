@@ -1,7 +1,7 @@
 """The first admin of a tenant: `python -m services.auth bootstrap --tenant acme` prints an invitation.
 
 There is no default password and no default admin. Whoever can run this can read the service's secrets already; once a
-tenant has an admin, that admin invites, and this refuses.
+tenant has an admin who can log in, that admin invites, and this refuses. Somebody whose mail was lost is none yet.
 """
 
 import argparse
@@ -9,7 +9,9 @@ import asyncio
 import re
 from collections.abc import Sequence
 
-from services.auth import invitations, memberships, tenants
+import asyncpg
+
+from services.auth import invitations, tenants, users
 from services.auth.settings import AuthSettings
 from services.kit.access import SYSTEM_TENANT
 from services.kit.db import Database
@@ -28,7 +30,7 @@ async def invite(db: Database, slug: str) -> str:
         raise BootstrapRefused(f"{slug!r} is no slug: take 3 to 40 of a-z, 0-9 and -, a letter first and no - last")
     tenant_id = await _tenant(db, slug)
     async with db.begin(tenant=tenant_id) as tx:
-        if await memberships.has_admin(tx):
+        if await users.has_admin(tx):
             raise BootstrapRefused(f"{slug} has an admin: ask them for an invitation (InvitationService)")
         return await invitations.bootstrap(tx, by=ACTOR)
 
@@ -62,6 +64,8 @@ def main(arguments: Sequence[str]) -> None:
         code = asyncio.run(_invite(slug))
     except BootstrapRefused as refusal:
         parser.exit(1, f"{refusal}\n")
+    except (OSError, asyncpg.CannotConnectNowError) as error:
+        parser.exit(1, f"the database does not answer: start the stack with `triptych up`, and try again ({error})\n")
     print(code)  # noqa: T201 - it is what the command is for
 
 

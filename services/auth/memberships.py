@@ -21,7 +21,6 @@ LIVE = (
 )
 """A membership counts that was not removed, in a tenant that was not deleted."""
 _find = Statement(select(table.c.role).where(table.c.user_id == param("user_id"), LIVE))
-_admin = Statement(select(table.c.user_id).where(table.c.role == "admin", table.c.remove_time.is_(None)).limit(1))
 
 
 async def add(tx: Transaction, user_id: object, role: str) -> None:
@@ -32,8 +31,3 @@ async def add(tx: Transaction, user_id: object, role: str) -> None:
 async def find(tx: Transaction, user_id: object) -> Row | None:
     """Give a person's live membership of the transaction's tenant."""
     return await tx.one(_find, user_id=user_id)
-
-
-async def has_admin(tx: Transaction) -> bool:
-    """Say whether the transaction's tenant has an admin."""
-    return await tx.one(_admin) is not None

@@ -8,6 +8,8 @@ from services.kit.db import Row, Statement, Transaction, param, params
 from triptych.auth.v1 import tenant_pb2, tenant_service_pb2 as pb
 
 UPDATABLE = ("display_name", "settings")
+LARGEST_SETTINGS = 16 * 1024
+"""Bytes as JSON."""
 
 table = Table(
     "tenants",
@@ -70,8 +72,12 @@ async def change(tx: Transaction, request: pb.UpdateTenantRequest) -> pb.UpdateT
     row = await _row(tx, _lock)
     updates.check_etag(given.etag, row["revision"])
     merged = updates.merge(_wire(row), given, request.update_mask, UPDATABLE)
+    settings = canonical.document("tenant.settings", merged.settings, LARGEST_SETTINGS)
     changed = await tx.only(
-        _update, tenant_id=row["id"], display_name=merged.display_name, settings=canonical.plain(merged.settings)
+        _update,
+        tenant_id=row["id"],
+        display_name=merged.display_name,
+        settings=settings,
     )
     tenant = _wire(changed)
     await outbox.record(tx, f"tenant:{tenant.id}", tenant)

@@ -65,6 +65,7 @@ _members = (
     .where(memberships.table.c.remove_time.is_(None), table.c.delete_time.is_(None))
 )
 _get = Statement(_members.where(table.c.id == param("user_id")))
+_admin = Statement(_members.where(memberships.table.c.role == "admin", table.c.verified, ACTIVE).limit(1))
 
 
 class UserNotFound(faults.NotFound):
@@ -100,6 +101,11 @@ async def verify(tx: Transaction, user_id: object, key: str) -> bool:
 async def enter(tx: Transaction, user_id: object, *, new_hash: str | None) -> Row | None:
     """Note a login and give the person; None when they may not log in any more."""
     return await tx.one(_enter, user_id=user_id, new_hash=new_hash)
+
+
+async def has_admin(tx: Transaction) -> bool:
+    """Say whether the transaction's tenant has an admin who can log in: whose address is proved, and not disabled."""
+    return await tx.one(_admin) is not None
 
 
 async def get(tx: Transaction, request: pb.GetUserRequest) -> user_pb2.User:

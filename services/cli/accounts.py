@@ -87,7 +87,7 @@ def verify_email(home: Path, address: str | None, code: str) -> None:
 @click.command()
 def token() -> None:
     """Print an access token that is good now, for grpcurl and the like."""
-    click.echo(_kept()["access_token"])
+    click.echo(kept()["access_token"])
 
 
 @click.command()
@@ -100,17 +100,19 @@ def login(home: Path, address: str | None, email_address: str) -> None:
     password = click.prompt("Password", hide_input=True)
     request = pb.LoginRequest(email=email_address, password=password, device_name="triptych command line")
     answer = _ask(target, lambda channel: AuthServiceStub(channel).Login(request))
-    kept = _keep(target, answer.tokens)
-    click.echo(f"logged in as {answer.user.email} in tenant {answer.tenant_id}; tokens are in {kept}")
+    file = _keep(tokens_file(), target, answer.tokens)
+    click.echo(f"logged in as {answer.user.email} in tenant {answer.tenant_id}; tokens are in {file}")
 
 
 @click.command()
 def whoami() -> None:
     """Say who is logged in."""
-    kept = _kept()
-    request = user_pb.GetUserRequest()
-    metadata = (("authorization", f"Bearer {kept['access_token']}"),)
-    user = _ask(kept["address"], lambda channel: UserServiceStub(channel).GetUser(request, metadata=metadata)).user
+    document = kept()
+    request, address = user_pb.GetUserRequest(), document["address"]
+    metadata = (("authorization", f"Bearer {document['access_token']}"),)
+    user = _ask(
+        address, lambda channel: UserServiceStub(channel).GetUser(request, metadata=metadata), _again(address)
+    ).user
     click.echo(f"{user.email}  {user.id}  {Role.Name(user.role).removeprefix('ROLE_').lower()}")
 
 
@@ -121,19 +123,48 @@ def mail(home: Path, number: int | None) -> None:
     """List the mails of a development stack, newest first, or show one by its number."""
     folder = Home(home).path / "data" / "auth" / "mailbox"
     messages = _messages(sorted(folder.glob("*.eml"), reverse=True))
+    if not messages and number is None:
+        click.echo(f"no mail yet in {folder}")
     if number is None:
         for index, message in enumerate(messages, start=1):
             click.echo(f"{index:>3}  {message['Date']}  {message['To']}  {message['Subject']}")
         return
     if number > len(messages):
-        raise click.ClickException(f"there are {len(messages)} mails in {folder}")
+        raise click.ClickException(f"there is no mail {number}: {_count(len(messages))} in {folder}")
     message = messages[number - 1]
-    click.echo(f"To: {message['To']}\nSubject: {message['Subject']}\n\n{message.get_content()}", nl=False)
+    content = message.get_content().replace("\r\n", "\n")
+    click.echo(f"To: {message['To']}\nSubject: {message['Subject']}\n\n{content}", nl=False)
 
 
 def tokens_file() -> Path:
     """Give the file of the tokens; TRIPTYCH_TOKENS names another."""
     return Path(os.environ.get("TRIPTYCH_TOKENS") or Path(click.get_app_dir("triptych")) / "tokens.json")
+
+
+def kept(file: Path | None = None) -> dict[str, Any]:
+    """Give the tokens that a login kept, new ones when the access token is about to end."""
+    file = file or tokens_file()
+    if not file.is_file():
+        raise click.ClickException("nobody is logged in: `triptych login`")
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if document["access_expire_time"] - time.time() > SPARE_SECONDS:
+        return document
+    request, address = pb.RefreshRequest(refresh_token=document["refresh_token"]), document["address"]
+    answer = _ask(address, lambda channel: AuthServiceStub(channel).Refresh(request), _again(address))
+    _keep(file, address, answer.tokens)
+    return kept(file)
+
+
+def _again(address: str) -> str:
+    """Say what to do when the service that gave the kept tokens does not take them."""
+    return (
+        f"; the kept tokens are of the auth service at {address}: start its stack, or log in again with "
+        "`triptych login --home DIRECTORY` or `triptych login --address HOST:PORT`"
+    )
+
+
+def _count(mails: int) -> str:
+    return {0: "no mail yet", 1: "there is 1 mail"}.get(mails, f"there are {mails} mails")
 
 
 def _messages(files: Sequence[Path]) -> list[EmailMessage]:
@@ -150,7 +181,7 @@ def _target(home: Path, address: str | None) -> str:
     return address
 
 
-def _ask(target: str, call: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> Answer:
+def _ask(target: str, call: Callable[[grpc.aio.Channel], Awaitable[Answer]], advice: str = "") -> Answer:
     """Call the service, and say in its own words what went wrong."""
 
     async def ask() -> Answer:
@@ -161,11 +192,10 @@ def _ask(target: str, call: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> 
         return asyncio.run(ask())
     except grpc.aio.AioRpcError as error:
         fault = faults.from_error(error, service=f"the auth service at {target}")
-        raise click.ClickException(f"{fault.text} ({fault.reason})") from None
+        raise click.ClickException(f"{fault.text} ({fault.reason}){advice}") from None
 
 
-def _keep(target: str, tokens: pb.Tokens) -> Path:
-    file = tokens_file()
+def _keep(file: Path, target: str, tokens: pb.Tokens) -> Path:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     document = {
         "address": target,
@@ -174,17 +204,3 @@ def _keep(target: str, tokens: pb.Tokens) -> Path:
         "refresh_token": tokens.refresh_token,
     }
     return replace(file, json.dumps(document, indent=2) + "\n")
-
-
-def _kept() -> dict[str, Any]:
-    """Give the tokens that were kept, new ones when the access token is about to end."""
-    file = tokens_file()
-    if not file.is_file():
-        raise click.ClickException("nobody is logged in: `triptych login`")
-    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if document["access_expire_time"] - time.time() > SPARE_SECONDS:
-        return document
-    request = pb.RefreshRequest(refresh_token=document["refresh_token"])
-    answer = _ask(document["address"], lambda channel: AuthServiceStub(channel).Refresh(request))
-    _keep(document["address"], answer.tokens)
-    return _kept()

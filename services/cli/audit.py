@@ -1,9 +1,10 @@
 """`triptych audit`: verify an export without a server, or export and verify the log of a running one."""
 
+import json
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import grpc
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.audit import verifier
+from services.cli import accounts
 from triptych.audit.v1 import audit_service_pb2 as pb, audit_service_pb2_grpc
 
 VERDICTS = {
@@ -27,9 +29,33 @@ EVERY = 500
 """Entries between two steps of the progress bar when a file is verified."""
 _file = click.Path(path_type=Path, dir_okay=False, exists=True)
 _errors = Console(stderr=True)
+_token_file = click.option(
+    "--token-file", type=_file, help="File with an admin's access token; else the tokens that `triptych login` keeps."
+)
+Answer = TypeVar("Answer")
 
 
-@click.group()
+class Audit(click.Group):
+    """Exit codes 1 to 3 are answers; whatever keeps a command from answering leaves with another."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Read the group's own arguments."""
+        return _misusing(super().make_context, *arguments, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Read the arguments of a command and run it."""
+        return _misusing(super().invoke, ctx)
+
+
+def _misusing(call: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
+    try:
+        return call(*arguments, **options)
+    except click.ClickException as error:
+        error.exit_code = verifier.MISUSED  # type: ignore[misc]  # click reads it of the instance
+        raise
+
+
+@click.group(cls=Audit)
 def audit() -> None:
     """Export and verify the audit log."""
 
@@ -40,7 +66,7 @@ def audit() -> None:
 @click.option("--checkpoint", "held", multiple=True, type=_file, help="A checkpoint, or an export, kept from before.")
 @click.option("--receipts", multiple=True, type=_file, help="Receipts that emitters kept, as JSON lines.")
 @click.option("--address", help="HOST:PORT of the audit service, to verify its log instead of a file.")
-@click.option("--token-file", type=_file, help="File with an admin's access token.")
+@_token_file
 @click.option("--ca-file", type=_file, help="Authority of the server's certificate; needed beyond this machine.")
 @click.pass_context
 def verify(  # noqa: PLR0917 - click gives each option
@@ -54,7 +80,7 @@ def verify(  # noqa: PLR0917 - click gives each option
     if (file is None) == (address is None):
         raise Misused("give either FILE or --address")
     if file is not None:
-        result = _verify_file(file, _anchors(keys, held, receipts))
+        result = _verify_file(file, _anchors(file, keys, held, receipts))
     else:
         result = _verify_online(Connection(str(address), token_file, ca_file))
     click.echo(f"{result.verdict}: {result.text}")
@@ -64,9 +90,9 @@ def verify(  # noqa: PLR0917 - click gives each option
 @audit.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--address", required=True, help="HOST:PORT of the audit service.")
-@click.option("--token-file", required=True, type=_file, help="File with an admin's access token.")
+@_token_file
 @click.option("--ca-file", type=_file, help="Authority of the server's certificate; needed beyond this machine.")
-def export(file: Path, address: str, token_file: Path, ca_file: Path | None) -> None:
+def export(file: Path, address: str, token_file: Path | None, ca_file: Path | None) -> None:
     """Write the whole log, up to its newest checkpoint, to FILE."""
     connection = Connection(address, token_file, ca_file)
     draft = file.with_name(f"{file.name}.part")
@@ -92,11 +118,9 @@ class Connection:
     """The audit service, as an admin calls it."""
 
     def __init__(self, address: str, token_file: Path | None, ca_file: Path | None) -> None:
-        if token_file is None:
-            raise Misused("--address needs --token-file, with an admin's access token")
         if ca_file is None and address.rpartition(":")[0] not in LOOPBACK:
             raise Misused(f"{address} is not on this machine: a token may go there only under TLS; give --ca-file")
-        self._metadata = (("authorization", f"Bearer {token_file.read_text(encoding='utf-8').strip()}"),)
+        self._metadata = (("authorization", f"Bearer {_token(token_file)}"),)
         self._channel = (
             grpc.insecure_channel(address)
             if ca_file is None
@@ -116,8 +140,28 @@ class Connection:
             self._channel.close()
 
 
-def _anchors(keys: tuple[str, ...], held: tuple[Path, ...], receipts: tuple[Path, ...]) -> verifier.Anchors:
+def _token(file: Path | None) -> str:
+    """Give the access token in a file, which holds only that or is one that `triptych login` wrote."""
     try:
+        text = file.read_text(encoding="utf-8").strip() if file is not None else "{}"
+        token = str(accounts.kept(file)["access_token"]) if isinstance(_document(text), dict) else text
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Misused(f"{file or accounts.tokens_file()} holds no tokens of `triptych login`: {error!r}") from None
+    if not token.isascii() or not token.isprintable() or not token or " " in token:
+        raise Misused(f"{file} holds no access token: it must hold what `triptych token` prints, and nothing else")
+    return token
+
+
+def _document(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _anchors(file: Path, keys: tuple[str, ...], held: tuple[Path, ...], receipts: tuple[Path, ...]) -> verifier.Anchors:
+    try:
+        verifier.refuse_itself(file, held)
         return verifier.read_anchors(keys, held, receipts)
     except (OSError, ValueError, KeyError, verifier.Bad) as error:
         raise Misused(f"a key, checkpoint or receipt cannot be read: {error}") from None

@@ -3,11 +3,11 @@
 import asyncio
 import json
 import signal
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, Never
+from typing import Any, Final, Never
 
 import click
 from rich.console import Console
@@ -18,6 +18,7 @@ from services.cli.stack.faults import StackFault
 from services.cli.stack.homes import replace
 
 SERVERS = ("openbao", "postgres", "valkey")
+_TICK: Final = 0.1
 
 
 class Port(click.ParamType[tuple[str, int]]):
@@ -86,6 +87,9 @@ def up(
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job starts with it ignored
         signal.signal(number, _interrupt)
 
+    def report(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+
     def ready(backends: Backends, statuses: list[Any]) -> None:
         summary = reports.summarise(backends, statuses, time.monotonic() - begun)
         reports.show(console, summary)
@@ -94,11 +98,12 @@ def up(
 
     try:
         with Backends(home, dict(demands)) as backends:
+            _report_moves(backends, report)
             if servers_only:
                 ready(backends, [])
-                threading.Event().wait()
+                _watch(backends, report)
             else:
-                _serve(backends, console, patience, lambda statuses: ready(backends, statuses))
+                _serve(backends, report, patience, lambda statuses: ready(backends, statuses))
     except StackFault as fault:
         raise click.ClickException(str(fault)) from fault
     except KeyboardInterrupt:
@@ -108,13 +113,22 @@ def up(
             ready_file.unlink(missing_ok=True)
 
 
-def _serve(backends: Backends, console: Console, patience: float, ready: Any) -> None:
+def _report_moves(backends: Backends, report: Callable[[str], None]) -> None:
+    for text in backends.moved():
+        report(text)
+
+
+def _watch(backends: Backends, report: Callable[[str], None]) -> Never:
+    """Wait until a signal or the end of a server raises."""
+    while True:
+        backends.check(report)
+        time.sleep(_TICK)
+
+
+def _serve(backends: Backends, report: Callable[[str], None], patience: float, ready: Any) -> None:
     """Migrate and run the services; imported here, because gRPC and Alembic take a moment."""
     from services.cli.stack import migrations  # noqa: PLC0415 - see above
     from services.cli.stack.supervisor import Supervisor  # noqa: PLC0415 - see above
-
-    def report(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     async def run() -> None:
         for schema in await migrations.upgrade(backends):

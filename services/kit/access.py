@@ -47,6 +47,8 @@ class Method:
     """Action of the event that a success records; empty when it records none."""
     deadline: float
     """Seconds."""
+    streams: bool = False
+    """Requests or answers are a stream."""
 
     @property
     def response(self) -> type[Message]:
@@ -86,6 +88,7 @@ def _method(service: ServiceDescriptor, descriptor: MethodDescriptor) -> Method:
         role=rule.role,
         audit="" if rule.audit.startswith("none: ") else rule.audit,
         deadline=rule.deadline.ToTimedelta().total_seconds(),
+        streams=descriptor.client_streaming or descriptor.server_streaming,
     )
 
 

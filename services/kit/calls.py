@@ -28,6 +28,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9_.:/=+-]{1,128}")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LEAST_TIME = 0.005
 """Seconds that must be left for a call to begin."""
+STREAMS_A_TENANT = 16
+"""Streams that one tenant may have open at a server; they are long, and must not keep others out."""
 LOOK_SECONDS = 0.05
 """How often calls whose time is over are looked for; a caller's own deadline ends a call by itself."""
 UNDECODABLE = object()
@@ -88,6 +90,8 @@ class Calls(grpc.aio.ServerInterceptor):
         self._max_in_flight = max_in_flight
         self._metrics = metrics
         self._running: dict[asyncio.Task[Any], Call] = {}
+        self._streams = 0
+        """Streams among them; they have a limit of their own and do not count as calls in flight."""
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -127,10 +131,11 @@ class Calls(grpc.aio.ServerInterceptor):
         mark = _current.set(call)
         task: Any = asyncio.current_task()
         self._running[task] = call
+        self._streams += method.streams
         fault: faults.Fault | None = None
         span = telemetry.start(call)
         try:
-            if len(self._running) > self._max_in_flight:
+            if not method.streams and len(self._running) > self._max_in_flight + self._streams:
                 raise faults.ServerBusy("the server has too many calls in flight; retry")  # noqa: TRY301
             if call.expires - asyncio.get_running_loop().time() < LEAST_TIME:
                 raise faults.DeadlineTooShort("too little time is left to begin")  # noqa: TRY301
@@ -140,6 +145,8 @@ class Calls(grpc.aio.ServerInterceptor):
                 known = None
             call.caller = self._identify(call, known, given.get("triptych-tenant", ""), context)
             access.check(method, call.caller)
+            if method.streams:
+                self._check_streams(call)
             answer = await handle()
             if method.audit and not call.recorded:
                 raise RuntimeError(f"{method.path} succeeded and recorded no {method.audit}")  # noqa: TRY301
@@ -156,6 +163,7 @@ class Calls(grpc.aio.ServerInterceptor):
             fault = faults.Internal("internal error; request_id finds the cause in the log", request_id=call.request_id)
         finally:
             del self._running[task]
+            self._streams -= method.streams
             _current.reset(mark)
             self._end(call, fault, time.perf_counter() - began)
             telemetry.end(span, fault)
@@ -163,6 +171,12 @@ class Calls(grpc.aio.ServerInterceptor):
         return await context.abort(
             status.code, status.details, (*status.trailing_metadata, ("x-request-id", call.request_id))
         )
+
+    def _check_streams(self, new: Call) -> None:
+        tenant = new.caller.tenant_id
+        held = sum(call.method.streams and call.caller.tenant_id == tenant for call in self._running.values())
+        if held > STREAMS_A_TENANT or self._streams > self._max_in_flight:
+            raise faults.ServerBusy("too many streams are open; end one, or retry", limit=STREAMS_A_TENANT)
 
     def _identify(self, call: Call, known: Caller | None, tenant: str, context: Context) -> Caller:
         """Who calls: the connection names a service, the token a person or agent; a service alone names its tenant."""
@@ -211,7 +225,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 messages = handle(_checked(request, streamed=handler.request_streaming), context)
                 async with aclosing(messages):
                     async for message in messages:
-                        await context.write(message)
+                        await _write(context, message)
 
             await self.around(method, context, write)
 
@@ -224,6 +238,14 @@ class Calls(grpc.aio.ServerInterceptor):
         make: Any = shapes[handler.request_streaming, handler.response_streaming]
         behaviour = to_stream if handler.response_streaming else to_unary
         return make(behaviour, _careful(handler.request_deserializer), handler.response_serializer)  # type: ignore[no-any-return]
+
+
+async def _write(context: Any, message: Any) -> None:
+    """Send one message of a stream; to a client that has left, it is as if the call were cancelled."""
+    try:
+        await context.write(message)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 def _given(metadata: Any) -> dict[str, str]:

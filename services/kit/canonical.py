@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 import rfc8785
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
@@ -47,6 +48,14 @@ def plain(struct: Struct) -> dict[str, Any]:
         return MessageToDict(struct)
     except ValueError:  # NaN and infinities, which a Struct can hold and JSON cannot
         raise NotCanonical("$", "numbers must be finite") from None
+
+
+def document(path: str, struct: Struct, largest: int) -> dict[str, Any]:
+    """Give a Struct as plain values, or say that it is larger than so many bytes as JSON."""
+    values = plain(struct)
+    if (size := len(orjson.dumps(values))) > largest:
+        raise NotCanonical(path, f"has {size} bytes as JSON; {largest} are taken")
+    return values
 
 
 def clean(value: Any, path: str = "$") -> Any:

@@ -169,7 +169,8 @@ class Database:
                 try:
                     await connection.execute(_begin_sql(tenant_id))
                     yield transaction
-                    await connection.execute("COMMIT")
+                    if await connection.execute("COMMIT") != "COMMIT":
+                        raise RuntimeError("a failed statement was passed over: it was rolled back")  # noqa: TRY301
                 except BaseException:
                     await _roll_back(connection)
                     raise
@@ -236,8 +237,10 @@ async def _roll_back(connection: Any) -> None:
         return
     try:
         await asyncio.shield(connection.execute("ROLLBACK"))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        connection.terminate()  # its server is gone; the failure that brought us here says so
+    except BaseException as error:
+        connection.terminate()  # its server is gone, or we are cancelled once more: what it would do is not known
+        if not isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+            raise
 
 
 class _translated:  # noqa: N801 - reads as the verb it is

@@ -16,6 +16,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 DOMAIN = "triptych"
+LONGEST_TEXT, LONGEST_FACT, MOST_VIOLATIONS = 500, 200, 10
+"""Characters, and how many violations: a status travels in trailers, of which gRPC takes 8 KiB and no more."""
 
 
 class Fault(Exception):
@@ -38,9 +40,12 @@ class Fault(Exception):
         **facts: object,
     ) -> None:
         super().__init__(text)
-        self.text = text
-        self.facts = {key: str(value) for key, value in facts.items()}
-        self.violations = dict(violations or {})
+        self.text = _short(text, LONGEST_TEXT)
+        self.facts = {key: _short(str(value), LONGEST_FACT) for key, value in facts.items()}
+        self.violations = {
+            _short(subject, LONGEST_FACT): _short(problem, LONGEST_FACT)
+            for subject, problem in list((violations or {}).items())[:MOST_VIOLATIONS]
+        }
         if retry_after is not None:
             self.retry_after = retry_after
 
@@ -74,6 +79,10 @@ class Fault(Exception):
         for field, text in self.violations.items():
             bad.field_violations.add(field=field, description=text)
         return bad
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def _pack(status: status_pb2.Status, detail: object) -> None:
@@ -206,7 +215,10 @@ _BY_CODE: dict[int, type[Fault]] = {
 
 def from_error(error: grpc.aio.AioRpcError, *, service: str) -> Fault:
     """Rebuild the fault that another service raised, so that it can be handled, or passed on as it is."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    except ValueError:  # details that do not fit their status: not of our making
+        status = None
     if status is None:
         return _without_details(error, service)
     kind = _BY_CODE.get(status.code)

@@ -1,6 +1,6 @@
 """The identity of the process: a certificate with its SPIFFE name from OpenBao's PKI, renewed before it ends.
 
-Servers take a new certificate on the next handshake; channels are rebuilt by `clients`, which asks for `generation`.
+Servers take a new certificate on the next handshake; channels are rebuilt by `clients`, which is told of renewals.
 """
 
 import asyncio

@@ -25,6 +25,7 @@ from services.kit.clients import Neighbours
 from services.kit.db import Database, Row, Statement, Transaction, params
 from services.kit.requests import PURGE, without_secrets
 from services.kit.telemetry import Metrics
+from services.kit.validation import DEEPEST
 from triptych.audit.v1 import audit_service_pb2, audit_service_pb2_grpc, event_pb2
 from triptych.common.v1.principal_pb2 import PrincipalKind
 
@@ -32,7 +33,7 @@ BATCH = 200
 BATCH_BYTES = 2 * 1024 * 1024
 """Half of what a gRPC message may be: a batch that the log could never take would stop the relay for good."""
 LARGEST_PAYLOAD = 24 * 1024
-"""Bytes of details in an event; larger ones are replaced by their digest. The log takes 32 KiB of canonical JSON."""
+"""Bytes of details in an event; what is larger, or deeper than the log takes, is replaced by its digest."""
 LONGEST_ENTITY, LONGEST_ACTOR = 200, 64
 LEASE_SECONDS = 15
 IDLE_SECONDS = 1.0
@@ -141,9 +142,16 @@ def _payload(details: Message | Mapping[str, Any] | None) -> dict[str, Any]:
         details = json_format.MessageToDict(without_secrets(details), preserving_proto_field_name=True)
     exact = {name: _exact(value) for name, value in details.items()}
     text = orjson.dumps(exact, option=orjson.OPT_SORT_KEYS)
-    if len(text) <= LARGEST_PAYLOAD:
+    if len(text) <= LARGEST_PAYLOAD and not _deeper(exact, DEEPEST):
         return exact
     return {"details_sha256": hashlib.sha256(text).hexdigest(), "details_bytes": len(text)}
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(item, levels - 1) for item in inner)
 
 
 def _exact(value: Any) -> Any:
@@ -183,14 +191,15 @@ class Relay:
                 if asyncio.get_running_loop().time() >= purge_due:
                     await self._purge()
                     purge_due = asyncio.get_running_loop().time() + PURGE_SECONDS
-            except (faults.Fault, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (faults.Unavailable, faults.DeadlineExceeded, asyncpg.PostgresError, OSError) as error:
                 _log.warning("relay waits", error=type(error).__name__, text=str(error))
+            except Exception:  # noqa: BLE001 - a loop top: nothing may end it, and nothing passes unseen
+                _log.exception("relay failed", service=self._service)
             await self._wakening.wait(IDLE_SECONDS)
 
     async def deliver(self) -> int:
         """Deliver one batch and give its size; 0 when nothing is there, or another replica is at it."""
         rows = await self._claim()
-        self._metrics.outbox_pending.set(len(rows))
         if not rows:
             return 0
         request = self._request(rows)

@@ -20,6 +20,8 @@ from services.kit import calls, faults
 from services.kit.db import Row
 
 USUAL, LARGEST = 50, 200
+MOST_BYTES = 1024 * 1024
+"""JSON in a page; as a Struct it may take three times as much, and a message holds 4 MiB."""
 LIFETIME = 24 * 3600
 """Seconds that a token is good for."""
 
@@ -45,10 +47,26 @@ class Page:
 
     def end(self, rows: Sequence[Row], key: Callable[[Row], tuple[Any, ...]]) -> tuple[Sequence[Row], str]:
         """Give the page's rows and the token of the next page, empty on the last."""
-        if len(rows) <= self.size:
+        kept = rows[: min(self.size, _fitting(rows))]
+        if len(kept) == len(rows):
             return rows, ""
-        kept = rows[: self.size]
         return kept, self._pages.seal(key(kept[-1]), self._bound_to)
+
+
+def _fitting(rows: Sequence[Row]) -> int:
+    """How many of the rows one answer can hold, by the size of their texts and JSON; the first always fits."""
+    held = 0
+    for count, row in enumerate(rows):
+        held += sum(_weight(value) for value in row.values())
+        if count and held > MOST_BYTES:
+            return count
+    return len(rows)
+
+
+def _weight(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    return len(orjson.dumps(value)) if isinstance(value, (dict, list)) else 0
 
 
 class Pages:

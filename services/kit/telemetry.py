@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 from opentelemetry import trace
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 
 if TYPE_CHECKING:
     from services.kit.calls import Call
@@ -29,9 +29,7 @@ class Metrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
-        self.outbox_pending = Gauge("triptych_outbox_pending", "Audit events not yet delivered", registry=self.registry)
         self.outbox_delivered = Counter("triptych_outbox_delivered", "Audit events delivered", registry=self.registry)
-        self.loop_lag = Gauge("triptych_loop_lag_seconds", "How late the event loop is", registry=self.registry)
         self._known: dict[tuple[str, str], Histogram] = {}
 
     def observe(self, method: str, code: str, seconds: float) -> None:

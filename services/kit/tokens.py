@@ -25,6 +25,8 @@ LEEWAY = 30
 LONGEST_TOKEN = 4096
 REMEMBERED = 10_000
 REFETCH_SECONDS = 30
+FIRST_REFETCH_SECONDS = 1
+"""Pause after a failed fetch while no key is known yet."""
 KEYS_MAX_AGE = 300
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
@@ -152,9 +154,9 @@ class Verifier:
                 self._keys = {key.key_id: key for key in await self._fetch()}
                 self._fetched = self._tried = time.monotonic()
             except faults.Unavailable:
+                self._tried = time.monotonic() - (0 if self._keys else REFETCH_SECONDS - FIRST_REFETCH_SECONDS)
                 if not known:
                     raise
-                self._tried = time.monotonic()
 
 
 def _strict_json(data: bytes) -> dict[str, object]:

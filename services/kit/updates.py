@@ -34,13 +34,15 @@ def check_etag(given: str, revision: int) -> None:
 
 def target(request: Message, resource: str) -> str:
     """Give the id of the resource that an update request carries, or say what is missing."""
-    given: str = getattr(request, resource).id
+    return identifier(f"{resource}.id", getattr(request, resource).id)
+
+
+def identifier(path: str, given: str) -> str:
+    """Give an id in lower case, or say that it is none: for fields whose message is also used without one."""
     if not _UUID.fullmatch(given):
-        path = f"{resource}.id"
-        raise faults.RequestInvalid(
-            f"{path}: must be a valid UUID", violations={path: "must be a valid UUID"}, fields=path
-        )
-    return given
+        problem = "must be a valid UUID"
+        raise faults.RequestInvalid(f"{path}: {problem}", violations={path: problem}, fields=path)
+    return given.lower()
 
 
 def merge(stored: Resource, given: Resource, mask: FieldMask, updatable: Collection[str]) -> Resource:

@@ -107,7 +107,7 @@ async def store_defaults(tx: Transaction, project_id: UUID) -> None:
 async def create(tx: Transaction, request: pb.CreateBaselineRequest) -> pb.CreateBaselineResponse:
     """Store a baseline; it is active from birth."""
     given = request.baseline
-    project = await projects.lock(tx, given.project_id)
+    project = await projects.lock(tx, updates.identifier("baseline.project_id", given.project_id))
     row = await tx.only(
         _insert,
         tenant_id=tx.tenant_id,

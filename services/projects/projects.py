@@ -1,8 +1,5 @@
 """Projects: the row, its wire form, its queries and its faults."""
 
-from typing import Any
-
-from google.protobuf.struct_pb2 import Struct
 from sqlalchemy import (
     Column,
     DateTime,
@@ -22,12 +19,14 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from services.kit import calls, canonical, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
-from services.kit.faults import AlreadyExists, FailedPrecondition, NotFound, RequestInvalid
+from services.kit.faults import AlreadyExists, FailedPrecondition, NotFound
 from services.kit.paging import Page
 from services.projects import configurations
 from triptych.projects.v1 import project_pb2, project_service_pb2 as pb
 
 UPDATABLE = ("name", "description", "settings")
+LARGEST_SETTINGS = 16 * 1024
+"""Bytes as JSON."""
 
 table = Table(
     "projects",
@@ -100,7 +99,7 @@ async def store(tx: Transaction, given: project_pb2.Project) -> Row:
         name=given.name,
         description=given.description,
         owner_id=calls.caller().id,
-        settings=_settings(given.settings),
+        settings=canonical.document("project.settings", given.settings, LARGEST_SETTINGS),
         configuration_defaults=configurations.read(given.configuration_defaults),
     )
 
@@ -131,7 +130,7 @@ async def change(tx: Transaction, request: pb.UpdateProjectRequest) -> pb.Update
         project_id=row["id"],
         name=merged.name,
         description=merged.description,
-        settings=_settings(merged.settings),
+        settings=canonical.document("project.settings", merged.settings, LARGEST_SETTINGS),
     )
     project = _wire(changed)
     await outbox.record(tx, f"project:{project.id}", project)
@@ -176,17 +175,6 @@ async def _row(tx: Transaction, statement: Statement, project_id: str) -> Row:
     if row is None:
         raise ProjectNotFound(project_id)
     return row
-
-
-def _settings(struct: Struct) -> dict[str, Any]:
-    try:
-        return canonical.plain(struct)
-    except canonical.NotCanonical as wrong:
-        raise RequestInvalid(
-            f"project.settings: {wrong.problem}",
-            violations={"project.settings": wrong.problem},
-            fields="project.settings",
-        ) from None
 
 
 def _wire(row: Row) -> project_pb2.Project:

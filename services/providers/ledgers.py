@@ -51,7 +51,7 @@ table = Table(
     Column("request_count", BigInteger, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
-    Column("cost_usd", Numeric(20, 12), nullable=False),
+    Column("cost_usd", Numeric(32, 12), nullable=False),
     Column("cost_nano", BigInteger, nullable=False),
     implicit_returning=False,
 )

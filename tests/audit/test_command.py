@@ -1,6 +1,8 @@
 """`triptych audit` against a running service."""
 
 import asyncio
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,23 @@ async def test_a_running_service_verifies_its_log(log: Log, online: list[str]) -
     await log.send(event(log.tenant_id, 7))
     done = await run("verify", *online)
     assert (done.exit_code, "incomplete: " in done.stdout) == (3, True), done.output
+
+
+async def test_the_tokens_of_a_login_are_taken(
+    log: Log, online: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await log.grow(3)
+    kept = tmp_path / "tokens.json"
+    later = time.time() + 3600
+    document = {"address": "127.0.0.1:1", "access_token": log.person.token, "access_expire_time": later}
+    kept.write_text(json.dumps(document, indent=2))
+    done = await run("verify", *online[:2], "--token-file", str(kept))
+    assert (done.exit_code, "ok: 3 entries" in done.stdout) == (0, True), done.output
+    monkeypatch.setenv("TRIPTYCH_TOKENS", str(kept))
+    done = await run("verify", *online[:2])
+    assert (done.exit_code, "ok: 3 entries" in done.stdout) == (0, True), done.output
+    done = await run("export", str(tmp_path / "log.jsonl"), *online[:2])
+    assert (done.exit_code, "3 entries of log" in done.stdout) == (0, True), done.output
 
 
 async def test_what_the_service_refuses_is_no_answer(log: Log, online: list[str], tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def export(count: int, *, sources: list[int] | None = None, key: Ed25519PrivateK
         "log_id": LOG, "size": count, "root_hash": tree.root().hex(), "note": note,
         "signature": base64.b64encode(key.sign(note.encode())).decode(),
         "public_key": base64.b64encode(key.public_key().public_bytes_raw()).decode(),
+        "key_version": 1, "signed_at": "2026-03-01T12:01:00Z",
     }  # fmt: skip
     return [*lines, {"checkpoint": checkpoint}]
 
@@ -63,7 +64,8 @@ def held(lines: list[dict[str, Any]]) -> Checkpoint:
 def test_a_whole_export_under_a_known_key_is_ok() -> None:
     verdict, text = answer(export(300))
     assert verdict == "ok"
-    assert text == f"300 entries of log {LOG}, signed 2026-03-01T12:01:00Z"
+    key = base64.b64encode(PUBLIC).decode()
+    assert text == f"300 entries of log {LOG}, signed 2026-03-01T12:01:00Z; anchored by the given public key {key}"
 
 
 def test_nothing_is_ok_on_the_word_of_the_file_alone() -> None:
@@ -73,7 +75,9 @@ def test_nothing_is_ok_on_the_word_of_the_file_alone() -> None:
 
 
 def test_an_earlier_checkpoint_anchors_what_grew_out_of_it() -> None:
-    assert answer(export(9), public_keys=[], checkpoints=[held(export(4))])[0] == "ok"
+    verdict, text = answer(export(9), public_keys=[], checkpoints=[held(export(4))])
+    assert verdict == "ok"
+    assert text.endswith("anchored by the held checkpoint over 4 entries, signed 2026-03-01T12:01:00Z")
 
 
 def test_an_earlier_checkpoint_finds_a_rewritten_log() -> None:
@@ -138,6 +142,30 @@ def test_a_checkpoint_that_says_something_else_than_its_note_is_tampered() -> No
         assert answer(lines)[0] == "tampered", name
 
 
+def test_a_copy_that_says_something_else_than_the_signed_note_is_tampered() -> None:
+    other = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
+    whole = export(4)[-1]["checkpoint"]
+    for name, value in {
+        "signed_at": "2026-03-01T12:01:01Z", "public_key": other, "root_hash": whole["root_hash"].upper(),
+        "signature": other_spelling(whole["signature"]), "signee_at": "2026-03-01T12:01:00Z",
+    }.items():  # fmt: skip
+        lines = export(4)
+        lines[-1]["checkpoint"][name] = value
+        assert answer(lines)[0] == "tampered", name
+    lines = export(4)
+    lines[0]["origin"] = "triptych.loca1"
+    verdict, text = answer(lines)
+    assert (verdict, "the header names the origin triptych.loca1" in text) == ("tampered", True)
+
+
+def other_spelling(text: str) -> str:
+    """Change a bit of Base64 that no byte needs."""
+    place = len(text.rstrip("=")) - 1
+    changed = text[:place] + chr(ord(text[place]) + 1) + text[place + 1 :]
+    assert base64.b64decode(changed) == base64.b64decode(text)
+    return changed
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
     """One file for each answer."""
@@ -153,13 +181,18 @@ def files(tmp_path: Path) -> dict[str, Path]:
 def test_the_file_runs_alone_and_its_exit_code_is_the_answer(files: dict[str, Path], tmp_path: Path) -> None:
     program = tmp_path / "verifier.py"
     program.write_bytes(Path(verifier.__file__).read_bytes())
+    earlier, copied = tmp_path / "earlier", tmp_path / "copied"
+    earlier.write_bytes(b"".join(written(export(4))))
+    copied.write_bytes(files["ok"].read_bytes())
     key = base64.b64encode(PUBLIC).decode()
     for arguments, code, begin in (
         ([files["ok"], "--public-key", key], 0, "ok: 6 entries"),
         ([files["tampered"], "--public-key", key], 1, "tampered: entry 1 (event event-1)"),
         ([files["ok"]], 2, "unanchored: "),
         ([files["incomplete"]], 3, "incomplete: "),
-        ([files["ok"], "--checkpoint", files["ok"]], 0, "ok: "),
+        ([files["ok"], "--checkpoint", earlier], 0, "ok: "),
+        ([files["ok"], "--checkpoint", files["ok"]], verifier.MISUSED, ""),
+        ([files["ok"], "--checkpoint", copied], verifier.MISUSED, ""),
         ([tmp_path / "nothing"], verifier.MISUSED, ""),
         ([files["ok"], "--public-key", "x"], verifier.MISUSED, ""),
     ):
@@ -190,6 +223,9 @@ def test_the_command_line_gives_the_same_answers(files: dict[str, Path]) -> None
         ([str(files["ok"])], 2, "unanchored: "),
         ([str(files["incomplete"])], 3, "incomplete: "),
         ([], verifier.MISUSED, ""),
+        (["no such file"], verifier.MISUSED, ""),
+        (["--no-such-option"], verifier.MISUSED, ""),
+        ([str(files["ok"]), "--checkpoint", str(files["ok"])], verifier.MISUSED, ""),
         ([str(files["ok"]), "--address", "127.0.0.1:1"], verifier.MISUSED, ""),
     ):
         done = CliRunner().invoke(audit, ["verify", *arguments])
@@ -202,3 +238,23 @@ def test_a_token_does_not_leave_this_machine_in_the_clear(tmp_path: Path) -> Non
     done = CliRunner().invoke(audit, ["verify", "--address", "example.org:443", "--token-file", str(token)])
     assert done.exit_code == verifier.MISUSED
     assert "--ca-file" in done.output
+
+
+def test_an_unknown_command_or_option_is_no_answer() -> None:
+    for arguments in (["verifi"], ["--no-such-option"], ["export"]):
+        assert CliRunner().invoke(audit, arguments).exit_code == verifier.MISUSED
+
+
+def test_a_file_without_a_token_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_TOKENS", str(tmp_path / "nobody"))
+    file = tmp_path / "tokens"
+    for text, expected in {
+        '{"some": "JSON"}': "holds no tokens of `triptych login`",
+        "two\nlines": "holds no access token",
+        "": "holds no access token",
+    }.items():
+        file.write_text(text)
+        done = CliRunner().invoke(audit, ["verify", "--address", "127.0.0.1:1", "--token-file", str(file)])
+        assert (done.exit_code, expected in done.output) == (verifier.MISUSED, True), done.output
+    done = CliRunner().invoke(audit, ["verify", "--address", "127.0.0.1:1"])
+    assert (done.exit_code, "nobody is logged in" in done.output) == (verifier.MISUSED, True), done.output

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.auth import bootstrap
 from services.auth.bootstrap import BootstrapRefused
 from services.cli.stack import settings
+from services.kit import faults
 from tests.auth.people import PASSWORD, People, Somebody
 from triptych.common.v1.role_pb2 import Role
 
@@ -61,6 +63,17 @@ async def test_a_tenant_with_an_admin_is_not_bootstrapped_again(people: People) 
         await bootstrap.invite(db, "acme-once")
 
 
+async def test_an_admin_whose_mail_was_lost_does_not_lock_the_tenant(people: People) -> None:
+    db = people.suite.runtimes["auth"].db
+    await people.register(await bootstrap.invite(db, "acme-lost"))
+    admin = await people.join(await bootstrap.invite(db, "acme-lost"))
+    with pytest.raises(BootstrapRefused, match="has an admin"):
+        await bootstrap.invite(db, "acme-lost")
+    async with people.database() as connection:
+        await connection.execute("UPDATE users SET disable_time = now() WHERE id = $1", admin.id)
+    assert await bootstrap.invite(db, "acme-lost")
+
+
 async def test_parallel_bootstraps_make_one_tenant(people: People) -> None:
     db = people.suite.runtimes["auth"].db
     codes = await asyncio.gather(*(bootstrap.invite(db, "acme-parallel") for _ in range(5)))
@@ -86,6 +99,27 @@ async def test_bootstrap_admin_says_when_there_is_no_stack(tmp_path: Path) -> No
     found = await run("bootstrap-admin", "--home", str(tmp_path), "--tenant", "acme")
     assert found.exit_code == 1
     assert "triptych up" in found.errors
+
+
+async def test_bootstrap_admin_on_a_stopped_stack_says_to_start_it(people: People, home: Path) -> None:
+    values = people.suite.values("auth") | {"database_url": "postgresql://auth@127.0.0.1:1/triptych"}
+    (home / "config" / "auth.toml").write_text(settings.toml(values))
+    found = await run("bootstrap-admin", "--home", str(home), "--tenant", "acme")
+    assert found.exit_code == 1
+    assert "start the stack with `triptych up`" in found.errors
+    assert len(found.errors.splitlines()) == 1
+
+
+async def test_kept_tokens_that_nobody_takes_say_where_they_came_from(admin: Somebody, home: Path) -> None:
+    kept = home / "user" / "tokens.json"
+    kept.parent.mkdir()
+    tokens = admin.login.tokens
+    document = {"address": "127.0.0.1:1", "access_token": tokens.access_token, "refresh_token": tokens.refresh_token}
+    for expire_time in (0, tokens.access_expire_time.seconds):
+        kept.write_text(json.dumps(document | {"access_expire_time": expire_time}))
+        found = await run("whoami")
+        assert found.exit_code == 1
+        assert "the auth service at 127.0.0.1:1: start its stack, or log in again" in found.errors
 
 
 async def test_login_keeps_tokens_that_nobody_else_reads_and_whoami_uses_them(
@@ -141,5 +175,19 @@ async def test_mail_lists_and_shows(people: People, admin: Somebody, home: Path)
     code = await people.code(address)
     listed = (await run("mail", "--home", str(home))).output
     assert address in listed.splitlines()[0]
-    assert code in (await run("mail", "--home", str(home), "1")).output
-    assert "there are" in (await run("mail", "--home", str(home), "100000")).errors
+    shown = (await run("mail", "--home", str(home), "1")).output
+    assert code in shown
+    assert "\r" not in shown
+    assert "there is no mail 100000: there " in (await run("mail", "--home", str(home), "100000")).errors
+
+
+async def test_an_empty_mailbox_is_said_to_be_empty(tmp_path: Path) -> None:
+    assert "no mail yet" in (await run("mail", "--home", str(tmp_path))).output
+    assert "no mail yet" in (await run("mail", "--home", str(tmp_path), "1")).errors
+
+
+@pytest.mark.parametrize("time", [Timestamp(seconds=-(10**12)), Timestamp(seconds=2_000_000_000, nanos=-5)])
+async def test_an_invitation_that_ends_at_no_moment_is_refused(admin: Somebody, time: Timestamp) -> None:
+    with pytest.raises(faults.InvalidArgument) as caught:
+        await admin.invite(expire_time=time)
+    assert "invitation.expire_time" in caught.value.violations

@@ -60,6 +60,31 @@ async def test_services_are_started_restarted_and_stopped(stack: Backends) -> No
         assert processes.tail(stack.home, name)[-1] == "drained"
 
 
+async def test_a_server_that_dies_ends_the_services(backends: Backends, stack: Backends) -> None:
+    reports: list[str] = []
+    ready = asyncio.Queue[list[Status]]()
+    supervisor = Supervisor(stack, report=reports.append)
+    running = asyncio.ensure_future(supervisor.run(ready.put_nowait))
+    async with asyncio.timeout(60):
+        await ready.get()
+    real = backends.valkey.process
+    assert real is not None
+    # The other tests need the real server: a child that has ended in the same way stands at its place.
+    backends.valkey.process = processes.start(stack.home, processes.Command("valkey-twin", ["/bin/sleep", "600"]))
+    backends.valkey.process.popen.kill()
+    try:
+        with pytest.raises(ExceptionGroup) as raised:
+            await running
+    finally:
+        backends.valkey.process.stop()
+        backends.valkey.process = real
+    fault = raised.value.exceptions[0]
+    assert isinstance(fault, StackFault)
+    assert str(fault).startswith("valkey ended with code -9; everything was stopped; start again with: triptych up")
+    assert [text for text in reports if text.startswith("valkey-twin ended with code -9. The end of ")]
+    assert not [process for process in supervisor.processes.values() if process.alive()]
+
+
 async def test_a_service_that_never_gets_healthy_is_named(stack: Backends) -> None:
     (stack.home.folder("data", "audit") / "broken").touch()
     reports: list[str] = []

@@ -1,6 +1,10 @@
 """`triptych up --only` and `triptych doctor` as processes of their own."""
 
+import io
 import json
+import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from services.cli.stack import reports
 
 TRIPTYCH = [sys.executable, "-m", "services.cli.main"]
 
@@ -35,7 +42,7 @@ class Stack:
         ]
         self.ready.unlink(missing_ok=True)
         with self.output.open("w") as output:
-            self.process = subprocess.Popen([*TRIPTYCH, *arguments], stdout=output)
+            self.process = subprocess.Popen([*TRIPTYCH, *arguments], stdout=output, stderr=output)
         deadline = time.monotonic() + 60
         while not self.ready.exists():
             assert self.process.poll() is None, "it ended"
@@ -61,6 +68,15 @@ def alive(pid: int) -> bool:
         return False
 
 
+def descendants(pid: int) -> list[int]:
+    """Return its children, and theirs."""
+    try:
+        children = [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+    return children + [below for child in children for below in descendants(child)]
+
+
 def test_it_says_where_everything_is_and_stops_cleanly(stack: Stack) -> None:
     summary = json.loads(stack.ready.read_text())
     assert summary["home"] == str(stack.home)
@@ -84,6 +100,53 @@ def test_nothing_survives_a_kill_and_the_next_start_works(stack: Stack) -> None:
     assert again.wait(60) == 0
 
 
+@pytest.mark.parametrize("server", ["postgres", "valkey", "openbao"])
+def test_a_server_that_dies_ends_everything_and_the_next_start_works(stack: Stack, server: str) -> None:
+    children = stack.children()
+    os.kill(json.loads((stack.home / "run" / server).read_text())["pid"], signal.SIGKILL)
+    assert stack.process.wait(60) == 1
+    assert not [pid for pid in children if alive(pid)]
+    assert f"{server} ended with code -9. The end of {stack.home}/logs/{server}.log:" in stack.output.read_text()
+    assert (
+        f"{server} ended with code -9; everything was stopped; "
+        f"start again with: triptych up --home '{stack.home}' (data are kept)"
+    ) in stack.output.read_text()
+    again = stack.process = Stack(stack.home).process
+    again.send_signal(signal.SIGINT)
+    assert again.wait(60) == 0
+
+
+def test_nothing_survives_a_kill_of_the_demo() -> None:
+    demo = subprocess.Popen([*TRIPTYCH, "demo"], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while len(family := descendants(demo.pid)) < 4:  # `up` and its three servers, or more
+            assert demo.poll() is None, "it ended"
+            assert time.monotonic() < deadline, "it starts nothing"
+            time.sleep(0.05)
+        arguments = Path(f"/proc/{family[0]}/cmdline").read_text().split("\0")
+    finally:
+        demo.kill()
+        demo.wait()
+    while any(alive(pid) for pid in family):
+        assert time.monotonic() < deadline + 60, "something stays"
+        time.sleep(0.05)
+    home = Path(arguments[arguments.index("--home") + 1])
+    assert home.parent.name.startswith("triptych-demo-")
+    shutil.rmtree(home.parent)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_command_to_try_is_whole_at_any_width(width: int) -> None:
+    part = {"address": "127.0.0.1:17410", "plaintext": "127.0.0.1:17510", "schema": "auth", "health": "serving"}
+    server = {"url": "somewhere", "password_file": "a file", "token_file": "a file"}
+    summary = {"home": "h", "seconds": 1.0, "postgres": server, "valkey": server, "openbao": server}
+    text = io.StringIO()
+    reports.show(Console(file=text, force_terminal=True, width=width), {**summary, "services": {"auth": part}})
+    assert text.getvalue().count("grpcurl -plaintext 127.0.0.1:17510 list") == 1
+    assert "127.0.0.1:17410" in text.getvalue()
+
+
 def test_doctor_names_what_does_not_run(stack: Stack) -> None:
     doctor = run("doctor", "--home", str(stack.home))
     assert doctor.returncode == 1
@@ -91,16 +154,17 @@ def test_doctor_names_what_does_not_run(stack: Stack) -> None:
     assert "ok     openbao      is unsealed and active" in doctor.stdout
     assert "ok     roles        roles and schemas are as designed" in doctor.stdout
     assert "WRONG  audit        is not healthy" in doctor.stdout
+    assert f"triptych up --home '{stack.home}'" in doctor.stdout
 
 
 def test_doctor_names_a_folder_that_others_can_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = home / "open"
+    folder = home / "it's open"
     folder.mkdir(mode=0o755)
     folder.chmod(0o755)
     monkeypatch.setenv("TRIPTYCH_HOME", str(folder))
     doctor = run("doctor")
     assert doctor.returncode == 1
-    assert f"→ chmod 700 '{folder}'" in doctor.stdout
+    assert f"→ chmod 700 {shlex.quote(str(folder))}" in doctor.stdout
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import click
 from services.cli.demo.life import Life
 from services.cli.demo.narrator import Narrator, StepFailed
 from services.cli.demo.people import MailMissing
-from services.cli.stack import topology
+from services.cli.stack import processes, topology
 from services.kit.faults import Fault
 
 START_SECONDS = 90
@@ -62,7 +62,12 @@ def _stack(folder: Path, narrator: Narrator) -> Iterator[dict[str, Any]]:
         str(ready),
     ]
     with (folder / "up.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603 - the arguments are ours, and there is no shell
+            processes.tie(command),  # however the demo ends, the stack ends with it
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C of the terminal reaches us alone, and we stop the stack
+        )
     try:
         deadline = time.monotonic() + START_SECONDS
         while not ready.exists():

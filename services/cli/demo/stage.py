@@ -14,6 +14,7 @@ from services.cli.demo import corpora
 from services.cli.demo.corpora import Item
 from services.cli.demo.narrator import Narrator
 from services.cli.demo.people import Person, Town
+from services.cli.stack import processes
 from services.kit import faults
 from triptych.projects.v1.project_pb2 import Project
 
@@ -54,9 +55,10 @@ class Stage:
         return Refused(self.narrator, reason)
 
     def start(self, *module: str) -> "subprocess.Popen[bytes]":
-        """Start a program of this project beside the stack; its output goes to the demo's folder."""
+        """Start a program of this project beside the stack, tied to the demo's life; its output goes to our folder."""
+        command = processes.tie([sys.executable, "-m", *module])
         with (self.folder / f"{module[0]}.log").open("wb") as log:
-            return subprocess.Popen([sys.executable, "-m", *module], stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
+            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
 
 
 class Refused(AbstractContextManager[None]):

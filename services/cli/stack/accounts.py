@@ -110,6 +110,7 @@ def _shelter() -> Path:
             continue
         found = folder.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            folder.chmod(0o711)  # a strict umask has made it 0700
             return folder
     raise StackFault(
         "the database cannot reach its home, and neither /var/lib/triptych nor /var/tmp/triptych is root's: "

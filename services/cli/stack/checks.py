@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import shlex
 import socket
 import ssl
 import stat
@@ -29,7 +30,6 @@ _WHEELS: Final = {
     "psutil": "psutil",
 }
 _SKEW: Final = timedelta(seconds=5)
-_START: Final = "start it with `triptych up --home {home}`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Patient:
         self.home = home
         self.topology = topology.read()
         self.ports: dict[str, int] = home.recall("ports.json")
-        self.start = _START.format(home=home.path)
+        self.start = _start(home)
 
     def server(self) -> databases.Server:
         """Where its PostgreSQL is."""
@@ -74,7 +74,7 @@ async def examine(home: Home) -> AsyncIterator[Finding]:
     for finding in (*_python(), *_folders(home)):
         yield finding
     if not home.has("ports.json"):
-        yield Finding("home", f"{home.path} was never started", _START.format(home=home.path))
+        yield Finding("home", f"{home.path} was never started", _start(home))
         return
     patient = Patient(home)
     parts: dict[str, Callable[[Patient], Awaitable[list[Finding]]]] = {
@@ -92,6 +92,10 @@ async def examine(home: Home) -> AsyncIterator[Finding]:
         yield await _service(patient, service)
 
 
+def _start(home: Home) -> str:
+    return f"start it with `triptych up --home {shlex.quote(str(home.path))}`"
+
+
 def _python() -> list[Finding]:
     version = ".".join(str(number) for number in sys.version_info[:3])
     old = "" if sys.version_info >= (3, 11) else "install Python 3.11 or newer"
@@ -105,7 +109,7 @@ def _python() -> list[Finding]:
 
 def _folders(home: Home) -> list[Finding]:
     if not home.path.is_dir():
-        return [Finding("home", f"{home.path} does not exist", _START.format(home=home.path))]
+        return [Finding("home", f"{home.path} does not exist", _start(home))]
     passages = (home.path, home.path / "postgres")
     folders = [home.path, *(home.path / name for name in homes.FOLDERS)]
     files = [path for folder in (home.path, *folders) for path in folder.glob("*") if path.is_file()]
@@ -119,7 +123,7 @@ def _folders(home: Home) -> list[Finding]:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & ~allowed:
             safe = "700" if path.is_dir() else "600"
-            findings.append(Finding("home", f"{path} has mode {mode:o}", f"chmod {safe} '{path}'"))
+            findings.append(Finding("home", f"{path} has mode {mode:o}", f"chmod {safe} {shlex.quote(str(path))}"))
     return findings or [Finding("home", f"{home.path}: folders and files are private")]
 
 
@@ -198,7 +202,7 @@ async def _migration(patient: Patient, service: topology.Service) -> Finding:
 
 
 async def _service(patient: Patient, service: topology.Service) -> Finding:
-    log = patient.home.path / "logs" / f"{service.name}.log"
+    log = shlex.quote(str(patient.home.path / "logs" / f"{service.name}.log"))
     if not await serving(f"127.0.0.1:{patient.ports[f'{service.name}.plaintext']}"):
         return Finding(service.name, "is not healthy", f"read {log}; if the stack is stopped, {patient.start}")
     try:

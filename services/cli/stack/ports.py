@@ -1,4 +1,4 @@
-"""Which loopback port each part gets: the demanded, else the last, else the usual, else a free one.
+"""Which loopback port each part gets: the demanded, else the usual, else the last, else a free one.
 
 A chosen port is claimed until the stack stops, because its server listens only later: another stack that starts in the
 same moment must not choose it too.
@@ -7,8 +7,10 @@ same moment must not choose it too.
 import fcntl
 import os
 import socket
+import stat
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -25,15 +27,14 @@ class Claims:
     """Ports that this process has chosen: a locked file each, which the kernel unlocks when the process ends."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.gettempdir()) / f"triptych-ports-{os.getuid()}"
+        self._folder = _runtime() / f"triptych-ports-{os.geteuid()}"
         self._held: dict[int, int] = {}
 
     def take(self, port: int) -> bool:
         """Claim a port on which nobody listens and which no other stack of this user has claimed."""
         if not free(port):
             return False
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        file = os.open(self._folder / str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        file = self._open(port)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -47,6 +48,44 @@ class Claims:
         for file in self._held.values():
             os.close(file)
         self._held.clear()
+
+    def _open(self, port: int) -> int:
+        """Open the file of a port, in a folder that is looked at first: others can write beside it."""
+        folder = self._open_folder()
+        try:
+            return os.open(str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+        except OSError as error:
+            raise StackFault(f"{self._folder / str(port)} cannot be opened ({error.strerror}): remove it") from error
+        finally:
+            os.close(folder)
+
+    def _open_folder(self) -> int:
+        with suppress(FileExistsError):
+            self._folder.mkdir(mode=0o700)
+        try:
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            raise self._distrust() from None
+        found = os.fstat(folder)
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700:
+            os.close(folder)
+            raise self._distrust()
+        return folder
+
+    def _distrust(self) -> StackFault:
+        return StackFault(
+            f"{self._folder} is not a folder of your own with mode 0700: remove it, "
+            "or set XDG_RUNTIME_DIR (or TMPDIR) to a folder that only you can write"
+        )
+
+
+def _runtime() -> Path:
+    """Return the user's own folder for such files, else the one that everybody shares."""
+    named = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    # It is inherited by su and sudo: then it is somebody else's.
+    if named.is_dir() and named.stat().st_uid == os.geteuid() and os.access(named, os.W_OK | os.X_OK):
+        return named
+    return Path(tempfile.gettempdir())
 
 
 def usual(topology: Topology) -> dict[str, int]:
@@ -72,7 +111,9 @@ def choose(
     chosen = {name: _demanded(name, port, claims) for name, port in demanded.items()}
     for name, port in preferred.items():
         if name not in chosen:
-            wishes = (remembered.get(name, port), port, *(port + detour for detour in _DETOURS))
+            last = remembered.get(name, port)
+            # What was demanded last time may be the usual port of another part, which has the better claim.
+            wishes = (port, *([] if last in preferred.values() else [last]), *(port + detour for detour in _DETOURS))
             chosen[name] = _first_free([wish for wish in wishes if wish not in chosen.values()], claims)
     return chosen
 

@@ -59,10 +59,14 @@ class Process:
     def check(self) -> None:
         """Raise with the end of its log when it has ended."""
         if not self.alive():
-            raise StackFault(
-                f"{self.command.name} ended with code {self.popen.returncode}; the end of "
-                f"{log(self.home, self.command.name)}:\n" + "\n".join(tail(self.home, self.command.name))
-            )
+            raise StackFault(self.obituary())
+
+    def obituary(self, consequence: str = "") -> str:
+        """Say how it ended and, with the end of its log, why; `consequence` is what happens now."""
+        name = self.command.name
+        lines = "\n".join(f"  {line}" for line in tail(self.home, name))
+        ended = "; ".join(filter(None, (f"{name} ended with code {self.popen.returncode}", consequence)))
+        return f"{ended}. The end of {log(self.home, name)}:\n{lines}"
 
     def stop(self, grace: float = 10.0) -> None:
         """Ask it to end, and after the grace make it."""
@@ -79,13 +83,10 @@ class Process:
 def start(home: Home, command: Command) -> Process:
     """Start a child whose output goes to its log, and note who it is."""
     _rotate(log(home, command.name))
-    account = command.account
-    who = (str(account.uid), str(account.gid)) if account else ("-1", "-1")
-    launcher = (sys.executable, "-I", "-S", _LAUNCHER, str(os.getpid()), str(int(command.stop)), *who)
     descriptor = os.open(log(home, command.name), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "ab") as output:
         popen = subprocess.Popen(  # noqa: S603 - the arguments are ours, and there is no shell
-            [*launcher, *command.argv],
+            tie(command.argv, command.stop, command.account),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -94,6 +95,12 @@ def start(home: Home, command: Command) -> Process:
         )
     home.write("run", command.name, json.dumps({"pid": popen.pid, "started": _started(popen.pid)}))
     return Process(home, command, popen)
+
+
+def tie(argv: Sequence[str], stop: signal.Signals = signal.SIGTERM, account: Account | None = None) -> list[str]:
+    """Return the command that runs `argv`, a program by its full path, for as long as this process lives."""
+    who = (str(account.uid), str(account.gid)) if account else ("-1", "-1")
+    return [sys.executable, "-I", "-S", _LAUNCHER, str(os.getpid()), str(int(stop)), *who, *argv]
 
 
 def settle(home: Home) -> None:

@@ -1,12 +1,14 @@
 """What `triptych up` prints when everything runs, and the same as JSON for programs."""
 
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from services.cli.stack.backends import Backends
 from services.cli.stack.supervisor import Status
+
+_WIDE: Final = 120
 
 
 def summarise(backends: Backends, statuses: list[Status], seconds: float) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def summarise(backends: Backends, statuses: list[Status], seconds: float) -> dic
 def show(console: Console, summary: dict[str, Any]) -> None:
     """Print one table and how to reach the servers; without a terminal, plain lines."""
     if console.is_terminal:
-        console.print(_table(summary))
+        _show_table(console, summary)
     else:
         for row in _rows(summary):
             _line(console, "\t".join(row))
@@ -50,11 +52,18 @@ def show(console: Console, summary: dict[str, Any]) -> None:
     _line(console, f"ready in {summary['seconds']:.1f} s; stop with Ctrl-C")
 
 
-def _table(summary: dict[str, Any]) -> Table:
-    table = Table("service", "address (mutual TLS)", "schema", "health", "try it")
-    for row in _rows(summary):
-        table.add_row(*row)
-    return table
+def _show_table(console: Console, summary: dict[str, Any]) -> None:
+    """Print the table; on a narrow terminal one command below it instead of a column that would be cut."""
+    wide = console.width >= _WIDE
+    columns = ("service", "address (mutual TLS)", "schema", "health", "try it")
+    shown = len(columns) if wide else len(columns) - 1
+    table = Table(*columns[:shown])
+    rows = _rows(summary)
+    for row in rows:
+        table.add_row(*row[:shown])
+    console.print(table)
+    if rows and not wide:
+        _line(console, f"try it   {rows[0][-1]}")
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:

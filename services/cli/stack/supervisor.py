@@ -1,4 +1,7 @@
-"""Keeps the seven services running: starts them, waits for health, restarts what dies, stops all of them."""
+"""Keeps the seven services running: starts them, waits for health, restarts what dies, stops all of them.
+
+A server that dies is not restarted: it ends the whole stack.
+"""
 
 import asyncio
 import os
@@ -53,6 +56,7 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._keep(service)) for service in self.backends.topology.services]
+                keepers.append(group.create_task(self._watch()))
                 if await self._all_healthy():
                     ready([self._status(service) for service in self.backends.topology.services])
                     await self._stop.wait()
@@ -62,6 +66,12 @@ class Supervisor:
             await self._stop_all()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+    async def _watch(self) -> None:
+        """Raise when PostgreSQL, Valkey or OpenBao has ended; that stops everything."""
+        while True:
+            self.backends.check(self.report)
+            await asyncio.sleep(_TICK)
 
     async def _keep(self, service: Service) -> None:
         """Start one service again and again, with a growing pause until it has lived for a while."""
@@ -92,12 +102,7 @@ class Supervisor:
         return process
 
     def _report_death(self, process: processes.Process, pause: float) -> None:
-        name = process.command.name
-        lines = "\n".join(f"  {line}" for line in processes.tail(self.backends.home, name))
-        self.report(
-            f"{name} ended with code {process.popen.returncode}; it is started again in {pause:g} s. "
-            f"The end of {processes.log(self.backends.home, name)}:\n{lines}"
-        )
+        self.report(process.obituary(f"it is started again in {pause:g} s"))
 
     async def _all_healthy(self) -> bool:
         """Wait until every service is healthy; False when a signal came first."""

@@ -38,12 +38,23 @@ class Completions:
     async def run(self) -> None:
         """Look for interrupted work for as long as the process runs."""
         while True:
-            try:
-                for tenant_id, promotion_id in await self._due():
-                    await self._settle(tenant_id, promotion_id)
-            except (faults.Fault, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-                _log.warning("completions wait", error=type(error).__name__, text=str(error))
+            await self._round()
             await asyncio.sleep(self._seconds)
+
+    async def _round(self) -> None:
+        """Settle what is due, each for itself: one that keeps failing holds up no other."""
+        try:
+            due = await self._due()
+        except (faults.Fault, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            _log.warning("completions wait", error=type(error).__name__, text=str(error))
+            return
+        for tenant_id, promotion_id in due:
+            try:
+                await self._settle(tenant_id, promotion_id)
+            except faults.Fault as fault:
+                _log.warning("a completion waits", promotion=promotion_id, reason=fault.reason, text=fault.text)
+            except Exception:  # noqa: BLE001 - a loop top: nothing may end it, and nothing passes unseen
+                _log.exception("a completion failed", promotion=promotion_id)
 
     async def attempt(self, tenant_id: str, promotion_id: str) -> None:
         """Try to complete what was approved just now, within the deadline of the call that approved it.

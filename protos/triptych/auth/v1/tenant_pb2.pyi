@@ -73,7 +73,7 @@ class Tenant(_message.Message):
     """Changes with each update. Output only."""
     @_builtins.property
     def settings(self) -> _struct_pb2.Struct:
-        """Settings of the tenant's own; Triptych stores them and reads none."""
+        """Settings of the tenant's own, at most 16 KiB as JSON; Triptych stores them and reads none."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -49,7 +49,7 @@ class Project(_message.Message):
     """Changes with each update; give it back to update only what you have read. Output only."""
     @_builtins.property
     def settings(self) -> _struct_pb2.Struct:
-        """Settings of the team's own; Triptych stores them and reads none."""
+        """Settings of the team's own, at most 16 KiB as JSON; Triptych stores them and reads none."""
 
     @_builtins.property
     def configuration_defaults(self) -> _struct_pb2.Struct:

@@ -182,7 +182,7 @@ def _create_ledger() -> None:
             {IDENTITY}, {WHOSE},
             provider_id uuid NOT NULL, model_name text NOT NULL, date date NOT NULL,
             request_count bigint NOT NULL, input_tokens bigint NOT NULL, output_tokens bigint NOT NULL,
-            cost_usd {MONEY} NOT NULL, cost_nano bigint NOT NULL,
+            cost_usd numeric(32, 12) NOT NULL, cost_nano bigint NOT NULL,  -- a day's sum outgrows the ledger's type
             FOREIGN KEY (tenant_id, provider_id) REFERENCES providers (tenant_id, id),
             UNIQUE (tenant_id, owner_kind, owner_id, date, provider_id, model_name))
         """
