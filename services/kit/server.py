@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import grpc
 import structlog
 import uvloop
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -204,12 +206,28 @@ def _add_health(health: Health, server: grpc.aio.Server) -> None:
 def _add_reflection(names: list[str], server: grpc.aio.Server) -> None:
     """Serve reflection as v1alpha, which grpcio has, and as v1: the same on the wire, and what tools ask first."""
     served = [*names, reflection.SERVICE_NAME]  # what is listed must have a descriptor, and v1's own is in no pool
-    reflection.enable_server_reflection(served, server)
     handler = grpc.stream_stream_rpc_method_handler(
-        reflection.aio.ReflectionServicer(served).ServerReflectionInfo,
+        reflection.aio.ReflectionServicer(served, _Symbols()).ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(REFLECTION, {"ServerReflectionInfo": handler}),)
-    )
+    for name in (REFLECTION, reflection.SERVICE_NAME):
+        methods = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})
+        server.add_generic_rpc_handlers((methods,))
+
+
+class _Symbols:
+    """The pool of descriptors; it also finds methods, which the pool by itself knows under their service only."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def FindFileContainingSymbol(self, name: str) -> FileDescriptor:
+        """Give the file that defines a symbol."""
+        try:
+            return self._pool.FindFileContainingSymbol(name)
+        except KeyError:
+            return self._pool.FindFileContainingSymbol(name.rpartition(".")[0])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)

@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.kit import clock, faults
 from services.kit.server import Runtime
@@ -58,6 +59,23 @@ async def test_reflection_lists_and_calls(runtime: Runtime, admin: Person, versi
         "-d", f'{{"project": {{"name": "curl {version}"}}}}', "/triptych.projects.v1.ProjectService/CreateProject",
     )  # fmt: skip
     assert f'"curl {version}"' in called.stdout
+
+
+async def test_everything_that_is_listed_can_be_described(runtime: Runtime) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{runtime.plaintext_port}") as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+
+        async def ask(**request: str) -> Any:
+            make: Any = reflection_pb2.ServerReflectionRequest
+            stream = stub.ServerReflectionInfo(iter([make(**request)]))
+            return await stream.read()
+
+        listed = (await ask(list_services="")).list_services_response.service
+        names = [service.name for service in listed]
+        assert "triptych.projects.v1.ProjectService" in names
+        for name in [*names, "triptych.projects.v1.ProjectService.CreateProject", "google.rpc.ErrorInfo"]:
+            assert (await ask(file_containing_symbol=name)).HasField("file_descriptor_response"), name
+        assert (await ask(file_containing_symbol="triptych.nothing.Here")).HasField("error_response")
 
 
 async def test_a_mistake_by_hand_is_answered_with_its_reason(runtime: Runtime, admin: Person) -> None:

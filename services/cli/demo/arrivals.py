@@ -109,7 +109,7 @@ async def a_project_begins(stage: Stage) -> None:
     with stage.refused("CALLER_NOT_PERMITTED"):
         await stage.cast["Linus"].client.stub(ProjectServiceStub).CreateProject(request)
     stage.project = (await ada.stub(ProjectServiceStub).CreateProject(request)).project
-    stage.versions["production"] = stage.project.production_version_id
+    stage.versions["bandit alone"] = stage.project.production_version_id
     tell.call("Ada", "ProjectService.CreateProject", f"project {stage.project.id}")
     tell.got(f"in production (v2): bandit alone, version {stage.project.production_version_id}")
     await _set_baselines(stage)

@@ -98,7 +98,7 @@ async def _let_in_on_thin_evidence(stage: Stage) -> None:
     overridden = await stage.cast["Grace"].client.stub(EvaluationServiceStub).OverrideEvaluation(override)
     tell.call("Grace", "EvaluationService.OverrideEvaluation", f"pass: {overridden.evaluation.override_reason}")
     promotion = await trials.ask(stage, overridden.evaluation, "It is faster.")
-    stage.versions["later"] = promotion.from_version_id
+    stage.versions["ruff alone"] = promotion.from_version_id
     await trials.approve(stage, promotion, "Katherine")
 
 
@@ -108,7 +108,7 @@ async def _seal(stage: Stage, check: Experiment, evidence: object) -> Quarantine
     ada, grace = (stage.cast[name].client.stub(QuarantineServiceStub) for name in ("Ada", "Grace"))
     asked = await ada.RequestQuarantine(
         quarantine_service_pb2.RequestQuarantineRequest(
-            version_id=stage.versions["later"], experiment_id=check.id,
+            version_id=stage.versions["ruff alone"], experiment_id=check.id,
             reason=QuarantineReason.QUARANTINE_REASON_REGRESSION,
             explanation="It misses what the last good configuration caught.",
             evidence=evidence, cool_down=Duration(seconds=0),  # type: ignore[arg-type]
@@ -127,11 +127,11 @@ async def _seal(stage: Stage, check: Experiment, evidence: object) -> Quarantine
     record = (await ada.GetRecord(quarantine_service_pb2.GetRecordRequest(record_id=done.record_id))).record
     tell.got(f"record {record.id} sealed with {record.seal}")
     tell.got(f"production went back to {trials.name_of(stage, done.restored_version_id)}")
-    tell.check(done.restored_version_id == stage.versions["candidate"], "the last good version should be back")
+    tell.check(done.restored_version_id == stage.versions["both analysers"], "the last good version should be back")
     version = (
         await stage.cast["Ada"]
         .client.stub(VersionServiceStub)
-        .GetVersion(GetVersionRequest(version_id=stage.versions["later"]))
+        .GetVersion(GetVersionRequest(version_id=stage.versions["ruff alone"]))
     )
     tell.check(version.version.tag == VersionTag.VERSION_TAG_V3, "the sealed version should be v3")
     await _come_back_in_disguise(stage)

@@ -24,7 +24,7 @@ class Narrator:
         seconds = time.monotonic() - self._began
         click.echo()
         click.secho(f"{self.step}", bold=True, nl=False)
-        click.secho(f"   ({seconds:.1f} s)", dim=True)
+        click.secho(f"   (at {seconds:.1f} s)", dim=True)
 
     def say(self, text: str) -> None:
         """Say what is about to happen, and why."""

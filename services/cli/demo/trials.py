@@ -61,7 +61,7 @@ async def two_people_let_it_in(stage: Stage, evaluation: Evaluation) -> None:
         await stage.cast["Ada"].client.stub(PromotionServiceStub).ApprovePromotion(approval)
     with stage.refused("CALLER_NOT_PERMITTED"):
         await stage.cast["Linus"].client.stub(PromotionServiceStub).ApprovePromotion(approval)
-    stage.versions["candidate"] = promotion.from_version_id
+    stage.versions["both analysers"] = promotion.from_version_id
     await approve(stage, promotion, "Grace")
 
 
@@ -72,7 +72,7 @@ async def going_back_is_one_call(stage: Stage) -> None:
     back = name_of(stage, answer.version.id)
     stage.narrator.say("Two people let things in; one can go back to what two people had let in before:")
     stage.narrator.call("Ada", "VersionService.RollBackProduction", f"production is what it was at first: {back}")
-    stage.narrator.check(back == "production", "production should be what it was before the candidate")
+    stage.narrator.check(back == "bandit alone", "production should be what it was before the candidate")
 
 
 async def register(stage: Stage, name: str) -> None:
