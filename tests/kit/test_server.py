@@ -63,7 +63,8 @@ async def test_reflection_lists_and_calls(runtime: Runtime, admin: Person, versi
 
 async def test_everything_that_is_listed_can_be_described(runtime: Runtime) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{runtime.plaintext_port}") as channel:
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        kind: Any = reflection_pb2_grpc.ServerReflectionStub
+        stub = kind(channel)
 
         async def ask(**request: str) -> Any:
             make: Any = reflection_pb2.ServerReflectionRequest
