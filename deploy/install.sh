@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
 "$python" -c 'import sys; sys.exit("Triptych needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv .venv
 echo "installing into .venv, by hash; with pip and an empty cache this takes a few minutes, later runs skip it"
 if command -v uv >/dev/null 2>&1; then
     VIRTUAL_ENV="$PWD/.venv" uv pip install --quiet --require-hashes -r requirements.lock
