@@ -4,6 +4,8 @@ A context's `__main__` gives `serve` its settings class and a function that adds
 """
 
 import asyncio
+import ctypes
+import gc
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeAlias
@@ -193,10 +195,20 @@ async def _serve(settings: Settings, wire: Callable[[Runtime], Awaitable[None]])
     except BaseException:
         await runtime.close()
         raise
+    _settle_memory()
     _log.info("serving", service=settings.service, port=runtime.port, plaintext_port=runtime.plaintext_port)
     await stop.wait()
     _log.info("draining", service=settings.service)
     await runtime.stop()
+
+
+def _settle_memory() -> None:
+    """Give back what starting up has used and freed, about a tenth of the process; spare the rest further scans."""
+    gc.collect()
+    gc.freeze()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
 
 
 def _add_health(health: Health, server: grpc.aio.Server) -> None:

@@ -1,10 +1,12 @@
 """Valkey: counters, limits and caches. What it holds can be lost; the truth is in PostgreSQL."""
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-
+from services.kit import without
 from services.kit.settings import Settings
+
+with without("opentelemetry.sdk"):  # redis prepares metrics of its own with it
+    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import ExponentialBackoff
 
 
 def connect(settings: Settings) -> Redis:
