@@ -52,6 +52,8 @@ class Intruder:
     async def unguarded(self) -> AsyncIterator[None]:
         """Disable the guards, and leave no trace of that."""
         async with self.connection.transaction():
+            # Appends begin at the head: waiting for them there, and keeping them there, no lock below can deadlock.
+            await self.connection.execute("LOCK TABLE audits.head IN ACCESS EXCLUSIVE MODE")
             for table, triggers in GUARDS.items():
                 for trigger in triggers:
                     await self.connection.execute(f"ALTER TABLE audits.{table} DISABLE TRIGGER {trigger}")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,11 +55,14 @@ class Stack:
 
 
 @pytest.fixture
-def stack(home: Path) -> Iterator[Stack]:
-    running = Stack(home / "another")
+def stack() -> Iterator[Stack]:
+    folder = Path(tempfile.mkdtemp(prefix="triptych up "))  # its own: what is written beside the home is not private
+    folder.chmod(0o711)
+    running = Stack(folder / "home")
     yield running
     running.process.kill()
     running.process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def alive(pid: int) -> bool:
