@@ -161,8 +161,8 @@ def test_doctor_names_what_does_not_run(stack: Stack) -> None:
     assert f"triptych up --home '{stack.home}'" in doctor.stdout
 
 
-def test_doctor_names_a_folder_that_others_can_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = home / "it's open"
+def test_doctor_names_a_folder_that_others_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "it's open"
     folder.mkdir(mode=0o755)
     folder.chmod(0o755)
     monkeypatch.setenv("TRIPTYCH_HOME", str(folder))
@@ -179,7 +179,7 @@ def test_doctor_names_a_folder_that_others_can_read(home: Path, monkeypatch: pyt
         (["--only", "postgres"], "can run without the services"),
     ],
 )
-def test_a_wrong_argument_is_a_clear_error(home: Path, arguments: list[str], message: str) -> None:
-    up = run("up", "--home", str(home / "wrong"), *arguments)
+def test_a_wrong_argument_is_a_clear_error(tmp_path: Path, arguments: list[str], message: str) -> None:
+    up = run("up", "--home", str(tmp_path / "wrong"), *arguments)
     assert up.returncode in (1, 2)
     assert message in up.stderr
