@@ -16,6 +16,7 @@ from services.cli.stack import reports
 from services.cli.stack.backends import Backends
 from services.cli.stack.faults import StackFault
 from services.cli.stack.homes import replace
+from services.cli.stack.tenders import Tender
 
 SERVERS = ("openbao", "postgres", "valkey")
 _TICK: Final = 0.1
@@ -119,10 +120,14 @@ def _report_moves(backends: Backends, report: Callable[[str], None]) -> None:
 
 
 def _watch(backends: Backends, report: Callable[[str], None]) -> Never:
-    """Wait until a signal or the end of a server raises."""
-    while True:
-        backends.check(report)
-        time.sleep(_TICK)
+    """Look after the servers until a signal raises, or one that keeps dying."""
+    tender = Tender(backends, report)
+    try:
+        while True:
+            tender.look()
+            time.sleep(_TICK)
+    finally:
+        tender.close()
 
 
 def _serve(backends: Backends, report: Callable[[str], None], patience: float, ready: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.stack import processes
+from services.cli.stack import processes, tenders
 from services.cli.stack.backends import Backends
 from services.cli.stack.faults import StackFault
 from services.cli.stack.supervisor import Status, Supervisor, serving
@@ -60,7 +60,10 @@ async def test_services_are_started_restarted_and_stopped(stack: Backends) -> No
         assert processes.tail(stack.home, name)[-1] == "drained"
 
 
-async def test_a_server_that_dies_ends_the_services(backends: Backends, stack: Backends) -> None:
+async def test_a_server_that_keeps_dying_ends_the_services(
+    backends: Backends, stack: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenders, "MOST_DEATHS", 0)
     reports: list[str] = []
     ready = asyncio.Queue[list[Status]]()
     supervisor = Supervisor(stack, report=reports.append)

@@ -4,14 +4,12 @@ Call `start` from a thread that lives as long as the servers shall (see processe
 """
 
 import asyncio
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 from services.cli.stack import databases, ports, processes, settings, topology, vaults
-from services.cli.stack.faults import StackFault
 from services.cli.stack.homes import Home
 from services.cli.stack.openbao import OpenBao
 from services.cli.stack.ports import Claims
@@ -59,19 +57,6 @@ class Backends:
                 server.stop()
         self._claims.release()
         self.home.close()
-
-    def check(self, report: Callable[[str], None]) -> None:
-        """When a server has ended: report it with the end of its log, and raise what to do.
-
-        It is not started again in place: OpenBao would be sealed, and what the services hold open would be stale.
-        """
-        for server in (self.postgres, self.valkey, self.openbao):
-            if server.process and not server.process.alive():
-                report(server.process.obituary())
-                raise StackFault(
-                    f"{server.name} ended with code {server.process.popen.returncode}; everything was stopped; "
-                    f"start again with: triptych up --home {shlex.quote(str(self.home.path))} (data are kept)"
-                )
 
     def moved(self) -> list[str]:
         """Say which parts are not on their usual port, unless that was demanded."""

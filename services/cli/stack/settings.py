@@ -30,6 +30,8 @@ def compose(
         }
     if service.name == "providers":  # a model server of one's own machine is ordinary in development
         settings["allow_loopback_endpoints"] = True
+    if service.name == "audit":  # in production, on another disk than the database
+        settings["witness_dir"] = str(home.folder("data", "witness"))
     if "valkey" in service.needs:
         settings["valkey_url"] = f"redis://{_address(ports['valkey'])}/0"
         settings["valkey_password_file"] = str(secrets / "valkey")

@@ -1,7 +1,4 @@
-"""Keeps the seven services running: starts them, waits for health, restarts what dies, stops all of them.
-
-A server that dies is not restarted: it ends the whole stack.
-"""
+"""Keeps the seven services running: starts them, waits for health, restarts what dies, stops all of them."""
 
 import asyncio
 import os
@@ -19,6 +16,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from services.cli.stack import processes, settings
 from services.cli.stack.backends import Backends
 from services.cli.stack.faults import StackFault
+from services.cli.stack.tenders import Tender
 from services.cli.stack.topology import Service
 
 GRACE: Final = 10.0
@@ -68,10 +66,14 @@ class Supervisor:
                 loop.remove_signal_handler(number)
 
     async def _watch(self) -> None:
-        """Raise when PostgreSQL, Valkey or OpenBao has ended; that stops everything."""
-        while True:
-            self.backends.check(self.report)
-            await asyncio.sleep(_TICK)
+        """Look after PostgreSQL, Valkey and OpenBao; one that keeps dying raises, and that stops everything."""
+        tender = Tender(self.backends, self.report)
+        try:
+            while True:
+                tender.look()
+                await asyncio.sleep(_TICK)
+        finally:
+            tender.close()
 
     async def _keep(self, service: Service) -> None:
         """Start one service again and again, with a growing pause until it has lived for a while."""
