@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.cli.stack import topology
+from services.cli.stack import databases, topology
 from services.cli.stack.backends import Backends
 
 SERVICES = topology.read().services
@@ -41,6 +41,16 @@ async def test_every_table_with_a_tenant_is_under_forced_row_level_security(supe
     assert len(rows) > 10
     assert [row["name"] for row in rows if not (row["relrowsecurity"] and row["relforcerowsecurity"])] == []
     assert [row["name"] for row in rows if not row["has_policy"]] == []
+
+
+async def test_doctor_finds_a_table_that_lost_its_protection(superuser: Any) -> None:
+    assert await databases.unprotected(superuser, topology.read()) == []
+    async with superuser.transaction():
+        await superuser.execute("SET LOCAL lock_timeout = '10s'")
+        await superuser.execute("ALTER TABLE projects.projects NO FORCE ROW LEVEL SECURITY")
+        found = await databases.unprotected(superuser, topology.read())
+        await superuser.execute("ALTER TABLE projects.projects FORCE ROW LEVEL SECURITY")
+    assert found == ["projects.projects shows every tenant's rows to whoever may read it"]
 
 
 async def test_every_schema_has_tables(superuser: Any) -> None:

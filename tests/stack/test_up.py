@@ -179,6 +179,8 @@ def test_doctor_names_what_does_not_run(stack: Stack) -> None:
     assert "ok     postgres     answers with its password" in doctor.stdout
     assert "ok     openbao      is unsealed and active" in doctor.stdout
     assert "ok     roles        roles and schemas are as designed" in doctor.stdout
+    assert "ok     tables       those with a tenant are under forced row-level security" in doctor.stdout
+    assert "ok     logins       all 15 roles get in" in doctor.stdout
     assert "WRONG  audit        is not healthy" in doctor.stdout
     assert f"triptych up --home '{stack.home}'" in doctor.stdout
 

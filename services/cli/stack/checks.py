@@ -8,7 +8,7 @@ import ssl
 import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -168,6 +168,7 @@ async def _postgres(patient: Patient) -> list[Finding]:
     try:
         clock = await connection.fetchval("SELECT clock_timestamp()")
         wrong = await databases.deviations(connection, patient.topology)
+        open_tables = await databases.unprotected(connection, patient.topology)
     finally:
         await connection.close()
     again = "restart the stack: each start applies roles.sql again"
@@ -175,9 +176,28 @@ async def _postgres(patient: Patient) -> list[Finding]:
     findings += [Finding("roles", text, again) for text in wrong] or [
         Finding("roles", "roles and schemas are as designed")
     ]
+    exposed = "somebody changed it by hand: restore it, or the schema from a backup, before anybody works on"
+    findings += [Finding("tables", text, exposed) for text in open_tables] or [
+        Finding("tables", "those with a tenant are under forced row-level security")
+    ]
+    findings += await _logins(patient)
     for service in patient.topology.services:
         findings.append(await _migration(patient, service))
     return findings
+
+
+async def _logins(patient: Patient) -> list[Finding]:
+    """Log in as each service does."""
+    findings = []
+    for role in patient.topology.logins():
+        server = replace(patient.server(), user=role, password=patient.home.read("secrets", f"postgres-{role}"))
+        try:
+            connection = await server.connect(patient.topology.database, patience=5.0)
+        except StackFault as fault:
+            findings.append(Finding("logins", str(fault), "restart the stack: each start sets the passwords again"))
+        else:
+            await connection.close()
+    return findings or [Finding("logins", f"all {len(patient.topology.logins())} roles get in")]
 
 
 def _clock(theirs: datetime) -> Finding:

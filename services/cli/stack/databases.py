@@ -1,4 +1,4 @@
-"""What is provisioned in PostgreSQL: the database, deploy/postgres/roles.sql, the passwords of the logins.
+"""What is provisioned in PostgreSQL: the database, deploy/postgres/roles.sql and guards.sql, the logins' passwords.
 
 A password is compared with what the server holds and sent as a SCRAM verifier, so no statement ever
 contains one.
@@ -24,6 +24,13 @@ _POWERS = """
 SELECT rolname, rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls
                 OR rolcanlogin = (rolname LIKE '%\\_owner') AS powerful
 FROM pg_roles WHERE rolname = ANY($1)
+"""
+_UNPROTECTED = """
+SELECT c.relnamespace::regnamespace || '.' || c.relname AS name
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
+WHERE c.relnamespace::regnamespace::text = ANY($1) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+  AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid))
+ORDER BY 1
 """
 
 
@@ -57,12 +64,19 @@ class Server:
             await asyncio.sleep(0.02)
 
 
+async def unprotected(connection: asyncpg.Connection, plan: Topology) -> list[str]:
+    """Say which tables with a tenant are not under forced row-level security, or have no policy."""
+    rows = await connection.fetch(_UNPROTECTED, [service.schema for service in plan.services])
+    return [f"{row['name']} shows every tenant's rows to whoever may read it" for row in rows]
+
+
 async def provision(server: Server, database: str, passwords: Mapping[str, str]) -> None:
     """Make the database, its roles and schemas as they should be."""
     await _create(server, database)
     connection = await server.connect(database)
     try:
-        await connection.execute((topology.deploy() / "postgres" / "roles.sql").read_text(encoding="utf-8"))
+        for name in ("roles.sql", "guards.sql"):
+            await connection.execute((topology.deploy() / "postgres" / name).read_text(encoding="utf-8"))
         await _set_passwords(connection, passwords)
     finally:
         await connection.close()
