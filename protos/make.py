@@ -1,6 +1,7 @@
 """Builds what is made from the protos: generated Python, checks, and the contract as one descriptor set.
 
-    python protos/make.py generate   writes *_pb2.py, *_pb2.pyi, *_pb2_grpc.py, *_pb2_grpc.pyi beside each proto
+    python protos/make.py generate   writes *_pb2.py, *_pb2.pyi, *_pb2_grpc.py, *_pb2_grpc.pyi beside each proto,
+                                     and the scopes that agents can have, services/auth/scopes.txt
     python protos/make.py check      lint, breaking changes, generated code fresh
     python protos/make.py image      writes build/triptych.binpb: self-contained, with comments
     python protos/make.py release    keeps today's contract as the one that `check` compares with
@@ -22,6 +23,7 @@ PROTOS = Path(__file__).resolve().parent
 IMAGE = PROTOS.parent / "build" / "triptych.binpb"
 RELEASED = PROTOS / "released.binpb"
 SCRIPTS = Path(sys.executable).parent
+SCOPES = PROTOS.parent / "services" / "auth" / "scopes.txt"
 GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 
 
@@ -68,6 +70,17 @@ def generate(folder: Path = PROTOS) -> None:
     )
 
 
+def scopes() -> str:
+    """Permissions that agents can be given: those of the methods that agents may call, one a line."""
+    from triptych.common.v1 import options_pb2  # noqa: PLC0415 - it may just have been generated
+
+    image()
+    files = descriptor_pb2.FileDescriptorSet.FromString(IMAGE.read_bytes())
+    methods = (method for file in files.file for service in file.service for method in service.method)
+    rules = (method.options.Extensions[options_pb2.access] for method in methods)
+    return "".join(f"{name}\n" for name in sorted({rule.permission for rule in rules if "agent" in rule.audience}))
+
+
 def image(path: Path = IMAGE) -> None:
     """Write the contract as a descriptor set with its imports and comments."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,13 +107,19 @@ def check() -> None:
     image()
     buf("lint", f"{IMAGE}", "--config", "buf.yaml")
     buf("breaking", f"{IMAGE}", "--against", f"{RELEASED}", "--config", "buf.yaml")
-    if old := stale():
+    if (old := stale()) or SCOPES.read_text() != scopes():
+        old = old or [SCOPES.name]
         sys.exit("run `make protos`; not what the protos give: " + ", ".join(old))
 
 
 def main() -> None:
     """Run the command that is named."""
-    commands = {"generate": generate, "image": image, "check": check, "release": lambda: image(RELEASED)}
+
+    def everything() -> None:
+        generate()
+        SCOPES.write_text(scopes())
+
+    commands = {"generate": everything, "image": image, "check": check, "release": lambda: image(RELEASED)}
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]]()

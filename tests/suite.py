@@ -31,6 +31,14 @@ from services.kit.vault import Vault
 from triptych.common.v1.role_pb2 import Role
 
 Stub = TypeVar("Stub")
+AUTH = {
+    "source_logins": 1_000_000,  # all tests call from one address
+    "source_bad_secrets": 1_000_000,
+    "tarpit_seconds": 0,
+    "webauthn_rp_id": "triptych.test",
+    "webauthn_origins": "https://triptych.test,https://app.triptych.test",
+}
+"""Settings of the auth service in tests."""
 
 
 class Issuer:
@@ -49,7 +57,8 @@ class Issuer:
     def token(self, claims: dict[str, Any], header: dict[str, Any] | None = None) -> str:
         """Sign claims; those that are not given are those of an ordinary token."""
         now = int(time.time())
-        usual = {"iss": self._issuer, "aud": self._audience, "iat": now, "exp": now + 600, "sid": str(uuid.uuid4())}
+        usual = {"iss": self._issuer, "aud": self._audience, "iat": now, "exp": now + 600, "ver": 1}
+        usual |= {"sid": str(uuid.uuid4())}
         signed = ".".join(
             _segment(part)
             for part in (header or {"alg": "EdDSA", "typ": "at+jwt", "kid": "test"}, usual | {"scope": ""} | claims)
@@ -102,14 +111,19 @@ class Suite:
         """Give the settings of a service for this worker, as they would stand in its file."""
         values = self.backends.service_settings(name, database=self.database)
         values |= {"listen": "127.0.0.1:0", "listen_plaintext": "127.0.0.1:0", "neighbours": {}, "log_level": "warning"}
-        values |= {"data_dir": str(self._data / name), "drain_seconds": 1.0} | changes
+        values |= {"data_dir": str(self._data / name), "drain_seconds": 1.0}
+        if name == "audit":  # a witness remembers one database
+            values["witness_dir"] = str(self._data / "witness")
+        values |= changes
         values.pop("metrics_listen", None)
         return values
 
     def settings(self, name: str, **changes: Any) -> Settings:
         """Give them as the service reads them."""
+        if name == "providers":
+            changes = {"health_check_seconds": 0} | changes  # addresses in tests are nobody's to ask
         if name == "auth":
-            changes = {"source_logins": 1_000_000} | changes  # all tests call from one address
+            changes = AUTH | changes
         main = importlib.import_module(f"{self.topology.service(name).module}.__main__")
         settings_type: type[Settings] = getattr(main, "SETTINGS", Settings)
         return settings_type.of(self.values(name, **changes))

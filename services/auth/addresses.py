@@ -40,11 +40,14 @@ def parse(text: str) -> Address:
 
 
 def lenient(text: str) -> Address:
-    """Read an address that somebody logs in with; one that is none belongs to nobody, and is told no more than that."""
+    """Read an address that somebody logs in with; one that is none belongs to nobody, and is told no more than that.
+
+    Its key begins with a blank, as no address does: brought to its plain form, it might be somebody's.
+    """
     try:
         return parse(text)
     except EmailRefused:
-        return Address(text, _key(text.replace("\0", "\ufffd")))
+        return Address(text, " " + _key(text.replace("\0", "\ufffd")))
 
 
 def _key(text: str) -> str:

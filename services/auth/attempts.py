@@ -57,8 +57,8 @@ _forget = Statement(
 )
 
 
-async def reserve(tx: Transaction, digest: bytes, *, limit: int, lock_seconds: int) -> bool:
-    """Count an attempt for an address; False when it is locked."""
+async def reserve(tx: Transaction, digest: bytes, *, limit: int, lock_seconds: int) -> int:
+    """Count an attempt for an address and say how many in a row it makes; 0 when the address is locked."""
     row = await tx.one(
         _reserve,
         address_hash=digest,
@@ -67,7 +67,7 @@ async def reserve(tx: Transaction, digest: bytes, *, limit: int, lock_seconds: i
         lock=timedelta(seconds=lock_seconds),
         forgotten=timedelta(days=FORGOTTEN_DAYS),
     )
-    return row is not None
+    return 0 if row is None else int(row["failures"])
 
 
 async def reset(tx: Transaction, digest: bytes) -> None:

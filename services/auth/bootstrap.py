@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from services.auth import invitations, tenants, users
+from services.auth import foundations, invitations, tenants, users
 from services.auth.settings import AuthSettings
 from services.kit.access import SYSTEM_TENANT
 from services.kit.db import Database
@@ -39,20 +39,16 @@ async def _tenant(db: Database, slug: str) -> str:
     async with db.begin(tenant=SYSTEM_TENANT) as tx:
         found = await tenants.find(tx, slug)
         new_id = str(await tx.connection.fetchval("SELECT uuidv7()"))
-    if found is not None:
-        return found
-    async with db.begin(tenant=new_id) as tx:
-        created = await tenants.create(tx, slug, by=ACTOR)
-    return new_id if created else await _taken(db, slug)
-
-
-async def _taken(db: Database, slug: str) -> str:
-    """Give the tenant whose slug was just taken: made by somebody else at the same moment, or deleted long ago."""
-    async with db.begin(tenant=SYSTEM_TENANT) as tx:
-        found = await tenants.find(tx, slug)
     if found is None:
-        raise BootstrapRefused(f"the tenant {slug} was deleted, and its slug is not given twice; choose another")
-    return found
+        async with db.begin(tenant=new_id) as tx:
+            created = await foundations.bootstrap(tx, slug, by=ACTOR)
+        return new_id if created else await _tenant(db, slug)  # somebody else made it at the same moment
+    if found["delete_time"] is not None:
+        raise BootstrapRefused(
+            f"the tenant {slug} was deleted, and its slug is not given twice: choose another, or bring it back with"
+            f" `triptych tenants undelete {slug}`"
+        )
+    return str(found["id"])
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Opaque secrets that are handed out once and stored as SHA-256: invitations and e-mail verifications.
+"""Opaque secrets that are handed out once and stored as SHA-256: invitations, verifications, login tickets.
 
 A secret carries its tenant in clear (`tri_<tenant>_<secret>`), so that the row can be looked for under row-level
 security as every other; with a forged tenant nothing is found.
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 INVITATION = "tri"
 VERIFICATION = "trv"
+RESET = "trp"
+TICKET = "trl"
 _CODE = re.compile(r"([a-z]{3})_([0-9a-f]{32})_[A-Za-z0-9_-]{43}")
 
 

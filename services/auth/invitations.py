@@ -2,10 +2,25 @@
 
 from datetime import UTC, timedelta
 
-from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, Table, Text, Uuid, func, insert, select, update
+from sqlalchemy import (
+    Column,
+    DateTime,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
-from services.auth import codes, roles
+from services.auth import codes, events, memberships, roles, tenants, users
 from services.auth.codes import Code
+from services.auth.sources import Source
 from services.kit import calls, clock, faults, outbox
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.paging import Page
@@ -39,14 +54,33 @@ uses = Table(
 _insert = Statement(
     insert(table).values(**params("tenant_id code_hash role max_uses expire_time created_by")).returning(*table.c)
 )
-_expect = Statement(select(table.c.id).where(table.c.code_hash == param("code_hash")))
+_expect = Statement(
+    select(table.c.id)
+    .join(tenants.table, tenants.table.c.id == table.c.tenant_id)
+    .where(table.c.code_hash == param("code_hash"), tenants.table.c.delete_time.is_(None))
+)
+# Who may not invite any more has not left a way in: an invitation is as good as the admin who made it.
+_inviter = (
+    select(memberships.table.c.user_id)
+    .join(users.table, users.table.c.id == memberships.table.c.user_id)
+    .where(
+        memberships.table.c.user_id == table.c.created_by,
+        memberships.table.c.role == "admin",
+        memberships.table.c.remove_time.is_(None),
+        users.ACTIVE,
+    )
+    .correlate(table)
+)
 _consume = Statement(
     update(table)
     .where(
+        or_(table.c.created_by.is_(None), _inviter.exists()),
         table.c.code_hash == param("digest"),
         table.c.uses < table.c.max_uses,
         table.c.expire_time > func.now(),
         table.c.revoke_time.is_(None),
+        tenants.table.c.id == table.c.tenant_id,
+        tenants.table.c.delete_time.is_(None),
     )
     .values(uses=table.c.uses + 1)
     .returning(table.c.id, table.c.role)
@@ -71,6 +105,10 @@ class InvitationInvalid(faults.FailedPrecondition):
 
     def __init__(self) -> None:
         super().__init__("the invitation is not good, or no longer; ask an admin for a new one")
+
+
+CONSTRAINTS = dict.fromkeys(("invitation_uses_pkey", "invitation_uses_invitation_id_user_id_key"), InvitationInvalid)
+"""Nobody uses an invitation twice: who was removed needs another one."""
 
 
 class InvitationNotFound(faults.NotFound):
@@ -144,6 +182,32 @@ async def consume(tx: Transaction, code: Code, user_id: str) -> Row:
         raise InvitationInvalid
     await tx.run(_use, tenant_id=tx.tenant_id, invitation_id=row["id"], user_id=user_id)
     return row
+
+
+async def accept(tx: Transaction, code: Code, source: Source) -> pb.AcceptInvitationResponse:
+    """Make the caller a member of the invitation's tenant, whose transaction it is; who is one stays what they are."""
+    caller = calls.caller()
+    await expect(tx, code)
+    person = await users.lock(tx, caller.id)
+    if person is None or person["disable_time"] is not None:
+        raise faults.TokenInvalid
+    details: dict[str, str] = {}
+    if await memberships.find(tx, caller.id) is None:
+        invitation = await consume(tx, code, caller.id)
+        await memberships.add(tx, caller.id, invitation["role"])
+        await _land(tx, person)
+        details = {"role": invitation["role"], "invitation_id": str(invitation["id"])}
+    resource = f"user:{caller.id}"
+    await events.write(tx, "auth.invitation.accept", resource, source=source, user_id=caller.id)
+    await outbox.record(tx, resource, details)
+    return pb.AcceptInvitationResponse(membership=await tenants.belonging(tx, caller.id))
+
+
+async def _land(tx: Transaction, person: Row) -> None:
+    """Give somebody whose home tenant is gone, or who is gone from it, a home again."""
+    home = await tenants.landing(tx, person["id"])
+    if home is not None and home != str(person["default_tenant_id"]):
+        await users.move(tx, person["id"], home)
 
 
 async def page(tx: Transaction, page: Page) -> pb.ListInvitationsResponse:

@@ -7,11 +7,14 @@ so that the same characters typed on another machine are the same password.
 
 import asyncio
 import os
+import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -26,12 +29,23 @@ from services.kit import calls, faults
 
 MOST_MEMORY_KIB, MOST_TIME, MOST_LANES = 512 * 1024, 10, 16
 """A stored hash that asks for more is not computed: it would be a way to stop the server."""
+NICE = 5
+"""Hashing takes the processor time that nothing else wants, so that a flood of logins slows down logins only."""
 Result = TypeVar("Result")
 _log = structlog.get_logger()
 
 
 class PasswordRefused(faults.InvalidArgument):
     """The password is a common one, or the address itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What comparing a password with a stored hash gave."""
+
+    matched: bool
+    new_hash: str | None = None
+    """To store in place of the old one, which was made with other parameters."""
 
 
 def check(password: str, address: Address) -> None:
@@ -58,8 +72,9 @@ class Passwords:
         )
         self._slots = slots
         self._most_inside = slots + settings.hash_queue
-        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="argon2")
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="argon2", initializer=_give_way)
         self._inside = 0
+        self._hashing = 0
         began = time.perf_counter()
         self._nobodys = self._hasher.hash(os.urandom(16).hex())
         self._usual_seconds = time.perf_counter() - began
@@ -97,17 +112,31 @@ class Passwords:
         found = await self._run(lambda: self._verify(stored or self._nobodys, _normal(password)))
         return found and stored is not None
 
+    async def compare(self, stored: str | None, password: str, *, admitted: bool) -> Match:
+        """Compare; an attempt that is not admitted takes as long, and never matches."""
+        if not admitted:
+            await self._pretend()
+            return Match(matched=False)
+        began = time.perf_counter()
+        matched = await self.matches(stored, password)
+        if stored is None or not self.outdated(stored):
+            return Match(matched)
+        if matched:
+            return Match(matched=True, new_hash=await self.hash(password))
+        await asyncio.sleep(max(self._usual_seconds - time.perf_counter() + began, 0.0))  # it may have been a cheap one
+        return Match(matched=False)
+
     def outdated(self, stored: str) -> bool:
         """Say whether a stored hash was made with other parameters than today's."""
         return self._hasher.check_needs_rehash(stored)
 
-    async def pretend(self) -> None:
-        """Take as long as a comparison does, without its work."""
-        await asyncio.sleep(self._usual_seconds)
-
     async def close(self) -> None:
         """Stop the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _pretend(self) -> None:
+        """Take as long as a comparison would now, those before it in the queue included, without its work."""
+        await asyncio.sleep(self._usual_seconds * (self._hashing // self._slots + 1))
 
     def _verify(self, stored: str, password: str) -> bool:
         try:
@@ -116,9 +145,19 @@ class Passwords:
             return False
 
     async def _run(self, work: Callable[[], Result]) -> Result:
-        result, seconds = await asyncio.get_running_loop().run_in_executor(self._threads, _timed, work)
+        self._hashing += 1
+        try:
+            result, seconds = await asyncio.get_running_loop().run_in_executor(self._threads, _timed, work)
+        finally:
+            self._hashing -= 1
         self._usual_seconds += (seconds - self._usual_seconds) / 16
         return result
+
+
+def _give_way() -> None:
+    """Let this thread come after all others; only Linux has priorities of threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _timed(work: Callable[[], Result]) -> tuple[Result, float]:

@@ -6,13 +6,13 @@ owner.
 
 from dataclasses import dataclass
 
-from services.auth import events, invitations, memberships, users, verifications
+from services.auth import events, invitations, memberships, tenants, users, verifications
 from services.auth.addresses import Address
 from services.auth.codes import Code
-from services.auth.mail import Letters
+from services.auth.letters import Letters
 from services.auth.sources import Source
 from services.kit import outbox
-from services.kit.db import Transaction
+from services.kit.db import Row, Transaction
 from triptych.auth.v1 import auth_service_pb2 as pb
 
 
@@ -49,6 +49,8 @@ async def create(
 async def _known(tx: Transaction, applicant: Applicant, letters: Letters) -> pb.RegisterResponse:
     """Nobody new, and the invitation stays good; the owner is told, at the stored address and not at the typed one."""
     found = await users.find(tx, applicant.address.key)
+    if found is not None and await _belongs_nowhere(tx, found["id"]):
+        return await _return(tx, applicant, found, letters)
     resource = f"address:{applicant.address.digest.hex()}"
     await events.write(
         tx, "auth.user.register", resource, source=applicant.source, failure={"problem": "the address is known"}
@@ -57,4 +59,24 @@ async def _known(tx: Transaction, applicant: Applicant, letters: Letters) -> pb.
     if found is not None:
         stored: str = found["email"]
         tx.on_commit(lambda: letters.known(stored))
+    return pb.RegisterResponse()
+
+
+async def _belongs_nowhere(tx: Transaction, user_id: object) -> bool:
+    """Say whether somebody who may log in belongs to no tenant any more, and keep them so until the end."""
+    person = await users.lock(tx, user_id)
+    return person is not None and person["disable_time"] is None and await tenants.landing(tx, user_id) is None
+
+
+async def _return(tx: Transaction, applicant: Applicant, found: Row, letters: Letters) -> pb.RegisterResponse:
+    """Take in whoever belongs nowhere, and so cannot log in to accept an invitation. Their password stays theirs."""
+    invitation = await invitations.consume(tx, applicant.invitation, found["id"])
+    await memberships.add(tx, found["id"], invitation["role"])
+    await users.move(tx, found["id"], tx.tenant_id)
+    user = f"user:{found['id']}"
+    await events.write(tx, "auth.user.return", user, source=applicant.source, user_id=found["id"])
+    details = {"role": invitation["role"], "invitation_id": str(invitation["id"])}
+    await outbox.record(tx, user, details, action="auth.user.return", actor=("service", "auth"))
+    stored: str = found["email"]
+    tx.on_commit(lambda: letters.returned(stored))
     return pb.RegisterResponse()

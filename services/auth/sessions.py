@@ -1,9 +1,12 @@
 """Sessions: one row for each login, with the family of its refresh tokens. What ended stays ended.
 
 A refresh is one statement that finds, checks and rotates, so that neither a second refresh nor an end can come
-between. The token before the newest leads to the newest again for a few seconds; any other old one ends the session,
-because two parties hold it.
+between. The token before the newest leads to the newest again for a few seconds; any other old one ends the session
+(`endings`), because two parties hold it. A session counts only while its epoch is its person's.
 """
+
+from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import (
     Column,
@@ -19,18 +22,23 @@ from sqlalchemy import (
     case,
     func,
     insert,
+    literal,
     or_,
+    select,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services.auth import events, memberships, roles, users
+from services.auth import activities, memberships, roles, users
 from services.auth.settings import AuthSettings
 from services.auth.sources import Source
 from services.auth.tokens import Minting, RefreshToken
 from services.kit import calls, faults, outbox
-from services.kit.db import Row, Statement, Transaction, param, params
-from triptych.auth.v1 import auth_service_pb2 as pb
+from services.kit.db import Row, Statement, Transaction, param
+from services.kit.paging import Page
+from triptych.auth.v1 import auth_service_pb2 as pb, session_pb2, session_service_pb2 as session_pb
+from triptych.auth.v1.session_pb2 import SessionEnd
+from triptych.common.v1.role_pb2 import Role
 
 table = Table(
     "sessions",
@@ -41,39 +49,83 @@ table = Table(
     Column("refresh_token_hash", LargeBinary, nullable=False),
     Column("generation", Integer, nullable=False),
     Column("device_info", JSONB, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
     Column("rotate_time", DateTime(timezone=True), nullable=False),
     Column("last_use_time", DateTime(timezone=True), nullable=False),
     Column("idle_expire_time", DateTime(timezone=True), nullable=False),
     Column("expire_time", DateTime(timezone=True), nullable=False),
     Column("revoke_time", DateTime(timezone=True)),
     Column("revoke_reason", Text),
+    Column("session_epoch", Integer, nullable=False),
+    Column("reauthenticate_time", DateTime(timezone=True)),
 )
+ENDS = {
+    "logout": SessionEnd.SESSION_END_LOGOUT,
+    "reuse": SessionEnd.SESSION_END_REUSE,
+    "revoked": SessionEnd.SESSION_END_REVOKED,
+    "removed": SessionEnd.SESSION_END_REVOKED,
+    "credentials": SessionEnd.SESSION_END_CREDENTIALS,
+}
 _idle = func.now() + param("idle", Interval())
+_counts = (users.table.c.id == table.c.user_id) & users.table.c.verified & users.ACTIVE & (
+    users.table.c.session_epoch == table.c.session_epoch
+)  # fmt: skip
+"""The person may log in, and has not had all sessions ended since this one began."""
+_in_time = (table.c.idle_expire_time > func.now()) & (table.c.expire_time > func.now())
+LIVE = table.c.revoke_time.is_(None) & _in_time & _counts
+"""A session that goes on; in a statement that names people."""
+
 _generation = param("given", Integer())
 _family = (table.c.refresh_token_hash == param("digest")) & table.c.revoke_time.is_(None)
 _newest = table.c.generation == _generation
 _before_newest = table.c.generation == _generation + 1
 _recent = table.c.rotate_time > func.now() - param("grace", Interval())
-_insert = Statement(
+REUSED = and_(_family, or_(table.c.generation > _generation + 1, and_(_before_newest, ~_recent)))
+"""The session of a token that was used long ago."""
+
+# One statement reads role and token_version: a role that is lowered meanwhile is not signed under the new version.
+_person = (
+    select(users.table.c.id, users.table.c.session_epoch, users.table.c.token_version, memberships.table.c.role)
+    .where(
+        users.table.c.id == param("user_id"),
+        memberships.table.c.user_id == users.table.c.id,
+        memberships.table.c.tenant_id == param("tenant_id", Uuid()),
+        memberships.LIVE,
+        users.table.c.session_epoch == func.coalesce(param("epoch", Integer()), users.table.c.session_epoch),
+        users.table.c.verified,
+        users.ACTIVE,
+    )
+    .cte("person")
+)
+_expire = func.coalesce(param("until", DateTime(timezone=True)), func.now() + param("absolute", Interval()))
+_begun = (
     insert(table)
-    .values(
-        **params("tenant_id user_id refresh_token_hash device_info"),
-        generation=0,
-        idle_expire_time=_idle,
-        expire_time=func.now() + param("absolute", Interval()),
+    .from_select(
+        [
+            "tenant_id", "user_id", "refresh_token_hash", "generation", "device_info", "idle_expire_time",
+            "expire_time", "session_epoch",
+        ],
+        select(
+            param("tenant_id", Uuid()), _person.c.id, param("refresh_token_hash", LargeBinary()), literal(0),
+            param("device_info", JSONB()), func.least(_idle, _expire), _expire, _person.c.session_epoch,
+        ),
+        include_defaults=False,
     )
     .returning(*table.c)
+    .cte("begun")
+)  # fmt: skip
+_insert = Statement(
+    select(*_begun.c, _person.c.token_version, _person.c.role)
+    .join(_person, _person.c.id == _begun.c.user_id)
+    .add_cte(activities.of(_begun, param("kind", Text())), memberships.seen(_begun))
 )
-_rotate = Statement(
+_rotated = (
     update(table)
     .where(
         _family,
         or_(_newest, and_(_before_newest, _recent)),
-        table.c.idle_expire_time > func.now(),
-        table.c.expire_time > func.now(),
-        users.table.c.id == table.c.user_id,
-        users.table.c.verified,
-        users.ACTIVE,
+        _in_time,
+        _counts,
         memberships.table.c.user_id == table.c.user_id,
         memberships.table.c.tenant_id == table.c.tenant_id,
         memberships.LIVE,
@@ -90,21 +142,25 @@ _rotate = Statement(
         table.c.user_id,
         table.c.generation,
         table.c.idle_expire_time,
+        (table.c.rotate_time == func.now()).label("first"),
         memberships.table.c.role,
+        users.table.c.token_version,
+    )
+    .cte("rotated")
+)
+_rotate = Statement(
+    select(_rotated).add_cte(
+        activities.of(_rotated, case((_rotated.c.first, "refresh"), else_="grace")), memberships.seen(_rotated)
     )
 )
-_revoke_reused = Statement(
-    update(table)
-    .where(_family, or_(table.c.generation > _generation + 1, and_(_before_newest, ~_recent)))
-    .values(revoke_time=func.now(), revoke_reason="reuse")
-    .returning(table.c.id, table.c.user_id)
-)
-_end = Statement(
-    update(table)
-    .where(table.c.id == param("session_id"), table.c.user_id == param("person_id"), table.c.revoke_time.is_(None))
-    .values(revoke_time=func.now(), revoke_reason="logout")
-    .returning(table.c.id)
-)
+_shown = select(
+    *table.c,
+    (table.c.idle_expire_time <= func.now()).label("idle"),
+    (table.c.expire_time <= func.now()).label("expired"),
+    _counts.label("counts"),
+).join(users.table, users.table.c.id == table.c.user_id)
+_get = Statement(_shown.where(table.c.id == param("id")))
+_live = Statement(_shown.where(table.c.id == param("id"), LIVE))
 
 
 class SessionInvalid(faults.Unauthenticated):
@@ -114,11 +170,41 @@ class SessionInvalid(faults.Unauthenticated):
         super().__init__("the session has ended; log in again")
 
 
+class SessionNotFound(faults.NotFound):
+    """No such session of the caller, or for admins in the tenant."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("there is no such session", session_id=session_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a session follows from, when it is not simply a login."""
+
+    kind: str = "login"
+    epoch: int | None = None
+    """The person's `session_epoch` when what they showed was read; None: as it is now."""
+    until: datetime | None = None
+    """When it ends whatever happens; None: as settings say."""
+
+
+LOGIN = Origin()
+
+
 async def create(
-    tx: Transaction, user_id: object, refresh: RefreshToken, settings: AuthSettings, device_info: dict[str, str]
+    tx: Transaction,
+    user_id: object,
+    refresh: RefreshToken,
+    settings: AuthSettings,
+    device_info: dict[str, str],
+    *,
+    origin: Origin = LOGIN,
 ) -> Row:
-    """Begin a session in the transaction's tenant."""
-    return await tx.only(
+    """Begin a session in the transaction's tenant; the row has the person's `token_version` and `role` as well.
+
+    Raises SessionInvalid when the person may not log in here any more, or their epoch is another one by now.
+    """
+    row = await tx.one(
         _insert,
         tenant_id=tx.tenant_id,
         user_id=user_id,
@@ -126,11 +212,19 @@ async def create(
         device_info=device_info,
         idle=settings.refresh_idle,
         absolute=settings.refresh_absolute,
+        epoch=origin.epoch,
+        until=origin.until,
+        kind=origin.kind,
+        ip_address=device_info["ip_address"],
+        user_agent=device_info["user_agent"],
     )
+    if row is None:
+        raise SessionInvalid
+    return row
 
 
 async def refresh(
-    tx: Transaction, given: RefreshToken, settings: AuthSettings, minting: Minting
+    tx: Transaction, given: RefreshToken, settings: AuthSettings, minting: Minting, source: Source
 ) -> pb.RefreshResponse | None:
     """Give new tokens for the newest token, or for the one just before it; None when there are none to give."""
     row = await tx.one(
@@ -139,6 +233,7 @@ async def refresh(
         given=given.generation,
         grace=settings.refresh_grace,
         idle=settings.refresh_idle,
+        **activities.origin(source),
     )
     if row is None:
         return None
@@ -147,21 +242,71 @@ async def refresh(
     return pb.RefreshResponse(tokens=minting.pair(row, roles.wire(row["role"]), given.successor))
 
 
-async def revoke_reused(tx: Transaction, given: RefreshToken, settings: AuthSettings, source: Source) -> None:
-    """End the session of a token that was used long ago: somebody else may hold a newer one."""
-    row = await tx.one(_revoke_reused, digest=given.digest, given=given.generation, grace=settings.refresh_grace)
+async def current(tx: Transaction) -> Row:
+    """Give the caller's own session; one that has ended has no tokens."""
+    row = await tx.one(_live, id=calls.caller().session_id)
     if row is None:
-        return
-    session, failure = f"session:{row['id']}", {"problem": "reuse", "generation": given.generation}
-    await events.write(tx, "auth.session.revoke", session, source=source, user_id=row["user_id"], failure=failure)
-    await outbox.record(tx, session, failure, action="auth.session.revoke", actor=("service", "auth"))
+        raise faults.TokenInvalid
+    return row
 
 
-async def end(tx: Transaction, source: Source) -> pb.LogoutResponse:
-    """End the caller's session; one that ended stays as it is."""
+async def visible(tx: Transaction, session_id: str) -> Row:
+    """Give a session of the caller; to an admin anybody's in the tenant."""
     caller = calls.caller()
-    session = f"session:{caller.session_id}"
-    if await tx.one(_end, session_id=caller.session_id, person_id=caller.id) is not None:
-        await events.write(tx, "auth.session.end", session, source=source, user_id=caller.id)
-    await outbox.record(tx, session)
-    return pb.LogoutResponse()
+    row = await tx.one(_get, id=session_id)
+    if row is None or (str(row["user_id"]) != caller.id and caller.role < Role.ROLE_ADMIN):
+        raise SessionNotFound(session_id)
+    return row
+
+
+async def whose(tx: Transaction, user_id: str, permission: str) -> str:
+    """Give the person that a request names: the caller, or to an admin any member."""
+    caller = calls.caller()
+    if user_id in ("", caller.id):
+        return caller.id
+    if caller.role < Role.ROLE_ADMIN:
+        raise faults.CallerNotPermitted("only an admin may name somebody else", permission=permission)
+    if await memberships.find(tx, user_id) is None:
+        raise users.UserNotFound(user_id)
+    return user_id
+
+
+async def page(tx: Transaction, request: session_pb.ListSessionsRequest, page: Page) -> session_pb.ListSessionsResponse:
+    """Give one page of a person's sessions in the tenant, newest first."""
+    query = _shown.where(table.c.user_id == await whose(tx, request.user_id, "sessions.list"))
+    if request.live_only:
+        query = query.where(LIVE)
+    if page.after is not None:
+        query = query.where(table.c.id < page.after[0])
+    found = await tx.all(query.order_by(table.c.id.desc()).limit(page.limit))
+    rows, token = page.end(found, key=lambda row: (row["id"],))
+    return session_pb.ListSessionsResponse(sessions=[wire(row) for row in rows], next_page_token=token)
+
+
+def wire(row: Row) -> session_pb2.Session:
+    """Give a session without what its tokens are made of."""
+    device = row["device_info"]
+    return session_pb2.Session(
+        id=str(row["id"]),
+        user_id=str(row["user_id"]),
+        device_name=device.get("name", ""),
+        user_agent=device.get("user_agent", ""),
+        ip_address=device.get("ip_address", ""),
+        current=str(row["id"]) == calls.caller().session_id,
+        create_time=row["create_time"],
+        last_use_time=row["last_use_time"],
+        idle_expire_time=row["idle_expire_time"],
+        expire_time=row["expire_time"],
+        end=_end(row),
+        end_time=row["revoke_time"],
+    )
+
+
+def _end(row: Row) -> "SessionEnd.ValueType":
+    if row["revoke_reason"] is not None:
+        return ENDS[row["revoke_reason"]]
+    if not row["counts"]:
+        return SessionEnd.SESSION_END_CREDENTIALS
+    if row["expired"]:
+        return SessionEnd.SESSION_END_EXPIRED
+    return SessionEnd.SESSION_END_IDLE if row["idle"] else SessionEnd.SESSION_END_UNSPECIFIED

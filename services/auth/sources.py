@@ -70,12 +70,13 @@ def address(peer: str) -> str:
 
 
 class Sources:
-    """Counts attempts by source."""
+    """Counts attempts of one kind by source."""
 
-    def __init__(self, *, valkey: Redis, db: Database, limit: int) -> None:
+    def __init__(self, *, valkey: Redis, db: Database, limit: int, kind: str = "login") -> None:
         self._valkey = valkey
         self._db = db
         self._limit = limit
+        self._kind = kind
         self._ask_again = 0.0
 
     async def admit(self, source: Source) -> None:
@@ -98,7 +99,7 @@ class Sources:
         return await self._count_in_postgres(source, minute)
 
     async def _count_in_valkey(self, source: Source, minute: int) -> int:
-        key = f"auth:source:{source.digest.hex()}:{minute}"
+        key = f"auth:source:{self._kind}:{source.digest.hex()}:{minute}"
         async with self._valkey.pipeline(transaction=True) as pipe:
             pipe.incr(key)
             pipe.expire(key, 120)
@@ -106,7 +107,7 @@ class Sources:
         return int(counted)
 
     async def _count_in_postgres(self, source: Source, minute: int) -> int:
-        bucket = int.from_bytes(source.digest[:2])
+        bucket = int.from_bytes(hashlib.sha256(self._kind.encode() + source.digest).digest()[:2])
         async with self._db.begin(tenant=SYSTEM_TENANT) as tx:
             return int((await tx.only(_count, bucket=bucket, minute=minute))["attempts"])
 

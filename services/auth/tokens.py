@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -20,7 +21,7 @@ import orjson
 from services.auth.keys import Keys
 from services.auth.settings import AuthSettings
 from services.kit.db import Row
-from triptych.auth.v1 import auth_service_pb2 as pb
+from triptych.auth.v1 import agent_credential_service_pb2 as agent_pb, auth_service_pb2 as pb
 from triptych.common.v1.role_pb2 import Role
 
 _REFRESH = re.compile(r"trr_([0-9a-f]{32})_(0|[1-9][0-9]{0,8})_([A-Za-z0-9_-]{43})([A-Za-z0-9_-]{43})")
@@ -72,7 +73,7 @@ class RefreshTokens:
 
 
 class Minting:
-    """Gives pairs of tokens for sessions."""
+    """Gives tokens: pairs of them for sessions, access tokens alone for agents."""
 
     def __init__(self, *, keys: Keys, refresh: RefreshTokens, settings: AuthSettings) -> None:
         self.refresh = refresh
@@ -81,28 +82,54 @@ class Minting:
 
     def pair(self, session: Row, role: "Role.ValueType", refresh: RefreshToken) -> pb.Tokens:
         """Sign an access token for the session, beside its refresh token."""
-        now = int(time.time())
-        expires = now + self._settings.access_seconds
-        claims = {
-            "iss": self._settings.issuer,
-            "aud": self._settings.audience,
-            "sub": str(session["user_id"]),
-            "iat": now,
-            "exp": expires,
-            "jti": secrets.token_urlsafe(16),
-            "sid": str(session["id"]),
-            "tid": str(session["tenant_id"]),
-            "kind": "user",
-            "role": int(role),
-            "scope": "",
-        }
+        who = {"sub": session["user_id"], "sid": session["id"], "tid": session["tenant_id"]}
+        access, expires = self.access(who, kind="user", role=int(role), ver=session["token_version"])
         tokens = pb.Tokens(
-            access_token=self._sign(claims),
+            access_token=access,
             refresh_token=self.refresh.text(refresh),
             refresh_expire_time=session["idle_expire_time"],
         )
         tokens.access_expire_time.seconds = expires
         return tokens
+
+    def of_agent(self, credential: Row, scopes: Sequence[str]) -> agent_pb.ExchangeAgentCredentialResponse:
+        """Sign an access token for an agent's credential, that ends with the credential at the latest."""
+        who = {"sub": credential["agent_id"], "sid": credential["id"], "tid": credential["tenant_id"]}
+        access, expires = self.access(
+            who,
+            kind="agent",
+            role=int(Role.ROLE_UNSPECIFIED),
+            ver=credential["token_version"],
+            scope=" ".join(scopes),
+            until=int(credential["end_time"].timestamp()),
+        )
+        answer = agent_pb.ExchangeAgentCredentialResponse(
+            access_token=access, agent_id=str(who["sub"]), tenant_id=str(who["tid"]), scopes=scopes
+        )
+        answer.access_expire_time.seconds = expires
+        return answer
+
+    def access(
+        self, who: Mapping[str, object], *, kind: str, role: int, ver: int, scope: str = "", until: int | None = None
+    ) -> tuple[str, int]:
+        """Sign an access token of somebody (`sub`, `sid`, `tid`), and say when it ends: at `until` at the latest."""
+        now = int(time.time())
+        expires = now + self._settings.access_seconds
+        if until is not None:
+            expires = min(expires, until)
+        claims = {
+            "iss": self._settings.issuer,
+            "aud": self._settings.audience,
+            **{name: str(value) for name, value in who.items()},
+            "iat": now,
+            "exp": expires,
+            "jti": secrets.token_urlsafe(16),
+            "kind": kind,
+            "role": role,
+            "scope": scope,
+            "ver": ver,
+        }
+        return self._sign(claims), expires
 
     def _sign(self, claims: dict[str, object]) -> str:
         key = self._keys.current()

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 import grpc
@@ -27,6 +27,7 @@ from services.cli.up import home_option
 from services.kit import faults
 from triptych.auth.v1 import auth_service_pb2 as pb, user_service_pb2 as user_pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from triptych.auth.v1.factor_pb2 import FactorKind
 from triptych.auth.v1.user_service_pb2_grpc import UserServiceStub
 from triptych.common.v1.role_pb2 import Role
 
@@ -45,10 +46,15 @@ address_option = click.option(
 @click.option("--tenant", required=True, metavar="SLUG", help="Short name of the tenant; made if there is none.")
 def bootstrap_admin(home: Path, tenant: str) -> None:
     """Print a one-time invitation for the first admin of a tenant."""
+    operate(home, "bootstrap", "--tenant", tenant)
+
+
+def operate(home: Path, *arguments: str) -> NoReturn:
+    """Run the auth service's own program with the configuration of a home, as its operator."""
     config = Home(home).path / "config" / "auth.toml"
     if not config.is_file():
         raise click.ClickException(f"{config} does not exist: start the stack once with `triptych up`")
-    command = [sys.executable, "-m", "services.auth", "bootstrap", "--tenant", tenant]
+    command = [sys.executable, "-m", "services.auth", *arguments]
     done = subprocess.run(command, env={**os.environ, "TRIPTYCH_CONFIG": str(config)}, check=False)  # noqa: S603 - our own module
     raise SystemExit(done.returncode)
 
@@ -69,7 +75,7 @@ def register(home: Path, address: str | None, invitation: str, email_address: st
         display_name=name,
         request_id=str(uuid.uuid4()),
     )
-    _ask(_target(home, address), lambda channel: AuthServiceStub(channel).Register(request))
+    ask(target(home, address), lambda channel: AuthServiceStub(channel).Register(request))
     click.echo(f"registered; a mail to {email_address} holds the code for `triptych verify-email CODE`")
 
 
@@ -80,7 +86,7 @@ def register(home: Path, address: str | None, invitation: str, email_address: st
 def verify_email(home: Path, address: str | None, code: str) -> None:
     """Prove an address with the code from the mail (`triptych mail` shows it in development)."""
     request = pb.VerifyEmailRequest(code=code, request_id=str(uuid.uuid4()))
-    _ask(_target(home, address), lambda channel: AuthServiceStub(channel).VerifyEmail(request))
+    ask(target(home, address), lambda channel: AuthServiceStub(channel).VerifyEmail(request))
     click.echo("the address is proven: `triptych login`")
 
 
@@ -96,11 +102,19 @@ def token() -> None:
 @click.option("--email", "email_address", prompt="E-mail", help="E-mail address.")
 def login(home: Path, address: str | None, email_address: str) -> None:
     """Log in, and keep the tokens for later commands."""
-    target = _target(home, address)
+    place = target(home, address)
     password = click.prompt("Password", hide_input=True)
-    request = pb.LoginRequest(email=email_address, password=password, device_name="triptych command line")
-    answer = _ask(target, lambda channel: AuthServiceStub(channel).Login(request))
-    file = _keep(tokens_file(), target, answer.tokens)
+    known = f"{place} {email_address}"
+    request = pb.LoginRequest(
+        email=email_address,
+        password=password,
+        device_name="triptych command line",
+        device_token=_stored(tokens_file()).get("devices", {}).get(known, ""),
+    )
+    answer: Any = ask(place, lambda channel: AuthServiceStub(channel).Login(request))
+    if answer.login_ticket:
+        answer = _second(place, answer)
+    file = keep(tokens_file(), place, answer.tokens, {known: answer.device_token} if answer.device_token else None)
     click.echo(f"logged in as {answer.user.email} in tenant {answer.tenant_id}; tokens are in {file}")
 
 
@@ -110,8 +124,8 @@ def whoami() -> None:
     document = kept()
     request, address = user_pb.GetUserRequest(), document["address"]
     metadata = (("authorization", f"Bearer {document['access_token']}"),)
-    user = _ask(
-        address, lambda channel: UserServiceStub(channel).GetUser(request, metadata=metadata), _again(address)
+    user = ask(
+        address, lambda channel: UserServiceStub(channel).GetUser(request, metadata=metadata), again(address)
     ).user
     click.echo(f"{user.email}  {user.id}  {Role.Name(user.role).removeprefix('ROLE_').lower()}")
 
@@ -146,21 +160,42 @@ def kept(file: Path | None = None) -> dict[str, Any]:
     file = file or tokens_file()
     if not file.is_file():
         raise click.ClickException("nobody is logged in: `triptych login`")
-    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    document = _stored(file)
     if document["access_expire_time"] - time.time() > SPARE_SECONDS:
         return document
     request, address = pb.RefreshRequest(refresh_token=document["refresh_token"]), document["address"]
-    answer = _ask(address, lambda channel: AuthServiceStub(channel).Refresh(request), _again(address))
-    _keep(file, address, answer.tokens)
+    answer = ask(address, lambda channel: AuthServiceStub(channel).Refresh(request), again(address))
+    keep(file, address, answer.tokens)
     return kept(file)
 
 
-def _again(address: str) -> str:
+def again(address: str) -> str:
     """Say what to do when the service that gave the kept tokens does not take them."""
     return (
         f"; the kept tokens are of the auth service at {address}: start its stack, or log in again with "
         "`triptych login --home DIRECTORY` or `triptych login --address HOST:PORT`"
     )
+
+
+def _second(place: str, answer: pb.LoginResponse) -> pb.CompleteLoginResponse:
+    """Ask for a second factor and end the login with it."""
+    if not {FactorKind.FACTOR_KIND_TOTP, FactorKind.FACTOR_KIND_RECOVERY_CODE} & set(answer.factors):
+        raise click.ClickException("this account has a passkey and no codes: log in where the passkey is")
+    code = click.prompt("Code from your app, or a recovery code").strip()
+    request = pb.CompleteLoginRequest(login_ticket=answer.login_ticket)
+    if len(code) == 6:
+        request.totp_code = code
+    else:
+        request.recovery_code = code
+    return ask(place, lambda channel: AuthServiceStub(channel).CompleteLogin(request))
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    """Give what is kept, or nothing."""
+    if not file.is_file():
+        return {}
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return document
 
 
 def _count(mails: int) -> str:
@@ -171,7 +206,7 @@ def _messages(files: Sequence[Path]) -> list[EmailMessage]:
     return [email.message_from_bytes(file.read_bytes(), EmailMessage, policy=default) for file in files]
 
 
-def _target(home: Path, address: str | None) -> str:
+def target(home: Path, address: str | None) -> str:
     """Give the address to call; a password must not leave this machine in clear."""
     if address is None:
         ports = Home(home).recall("ports.json")
@@ -181,23 +216,25 @@ def _target(home: Path, address: str | None) -> str:
     return address
 
 
-def _ask(target: str, call: Callable[[grpc.aio.Channel], Awaitable[Answer]], advice: str = "") -> Answer:
+def ask(target: str, call: Callable[[grpc.aio.Channel], Awaitable[Answer]], advice: str = "") -> Answer:
     """Call the service, and say in its own words what went wrong."""
 
-    async def ask() -> Answer:
+    async def answer() -> Answer:
         async with grpc.aio.insecure_channel(target) as channel:
             return await call(channel)
 
     try:
-        return asyncio.run(ask())
+        return asyncio.run(answer())
     except grpc.aio.AioRpcError as error:
         fault = faults.from_error(error, service=f"the auth service at {target}")
         raise click.ClickException(f"{fault.text} ({fault.reason}){advice}") from None
 
 
-def _keep(file: Path, target: str, tokens: pb.Tokens) -> Path:
+def keep(file: Path, target: str, tokens: pb.Tokens, devices: dict[str, str] | None = None) -> Path:
+    """Keep tokens, readable by nobody else; what makes this device known stays from one login to the next."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     document = {
+        "devices": _stored(file).get("devices", {}) | (devices or {}),
         "address": target,
         "access_token": tokens.access_token,
         "access_expire_time": tokens.access_expire_time.seconds,

@@ -28,8 +28,17 @@ class Caller:
     role: "Role.ValueType" = Role.ROLE_UNSPECIFIED
     scopes: frozenset[str] = field(default_factory=frozenset)
     session_id: str = ""
+    """Session of the person, or credential of the agent, that the token was given for."""
+    version: int = 0
+    """`token_version` of the person or agent when the token was made."""
     service: str = ""
     """Service at the other end of the connection; empty when the connection names none."""
+
+    def through(self, service: str) -> "Caller":
+        """Give the same caller at the other end of a service's connection."""
+        return Caller(
+            self.kind, self.id, self.tenant_id, self.role, self.scopes, self.session_id, self.version, service
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,14 @@ The one interceptor of every server. Nothing else touches `context.abort`.
 """
 
 import asyncio
-import random
+import itertools
 import re
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -29,12 +30,21 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LEAST_TIME = 0.005
 """Seconds that must be left for a call to begin."""
 STREAMS_A_TENANT = 16
-"""Streams that one tenant may have open at a server; they are long, and must not keep others out."""
+"""Streams that one tenant may have open at a server; they are long, and must not keep others out.
+
+Services that call for themselves are no tenant."""
 LOOK_SECONDS = 0.05
 """How often calls whose time is over are looked for; a caller's own deadline ends a call by itself."""
+LAST_WORD_SECONDS = 0.25
+"""What a call may still need to answer whose own token was revoked: it may be the one that revoked it."""
+OVERDUE = "the work did not end in time; repeat with the same request_id"
+_PROCESS, _count = secrets.token_hex(10), itertools.count()
+"""Request ids of our own making: unlike those of any other process, and each unlike the one before."""
 UNDECODABLE = object()
 NOBODY = Caller()
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Work: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
+"""What a method does: validate a request and handle it."""
 MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _log = structlog.get_logger()
@@ -54,8 +64,8 @@ class Call:
     caller: Caller
     recorded: bool = False
     """An audit event was written, or a stored answer was given again."""
-    overdue: bool = False
-    """Its time was over and it was cancelled for that."""
+    ended: faults.Fault | None = None
+    """What it was cancelled for, when that was not its caller's wish."""
 
 
 _current: ContextVar[Call | None] = ContextVar("call", default=None)
@@ -93,6 +103,9 @@ class Calls(grpc.aio.ServerInterceptor):
         self._streams = 0
         """Streams among them; they have a limit of their own and do not count as calls in flight."""
         self._wrapped: dict[str, Handler] = {}
+        self._revoked: dict[asyncio.Task[Any], float] = {}
+        """Calls whose token was revoked, and when they must have ended."""
+        self._changes = 0
 
     async def intercept_service(
         self,
@@ -109,7 +122,7 @@ class Calls(grpc.aio.ServerInterceptor):
         return self._wrapped.setdefault(path, self._wrap(handler, method))
 
     async def keep(self) -> None:
-        """End calls whose time is over and write their log lines, for as long as the process runs.
+        """End calls whose time is over, or whose token was revoked, and write the log, for as long as the process runs.
 
         One look at all of them many times a second costs less than a timer and a system call for each.
         """
@@ -118,18 +131,34 @@ class Calls(grpc.aio.ServerInterceptor):
             await asyncio.sleep(LOOK_SECONDS)
             log.flush()
             now = loop.time()
+            self._find_revoked(now)
             for task, call in list(self._running.items()):
-                if call.expires <= now and not call.overdue:
-                    call.overdue = True
+                if call.ended is None and call.expires <= now:
+                    call.ended = faults.DeadlineTooShort(OVERDUE)
+                    task.cancel()
+                elif call.ended is None and self._revoked.get(task, now + 1) <= now:
+                    call.ended = faults.TokenInvalid()
                     task.cancel()
 
-    async def around(self, method: Method, context: Context, handle: Callable[[], Awaitable[Any]]) -> Any:
+    def _find_revoked(self, now: float) -> None:
+        """Note which calls must end soon; looks at them only when something was revoked."""
+        revocations = self._verifier.revocations
+        if self._revoked:
+            self._revoked = {task: due for task, due in self._revoked.items() if task in self._running}
+        if revocations.changes != self._changes:
+            self._changes = revocations.changes
+            for task, call in self._running.items():
+                if revocations.hit(call.caller):
+                    self._revoked.setdefault(task, now + LAST_WORD_SECONDS)
+
+    async def around(self, method: Method, work: Work, request: Any, context: Context) -> Any:
         """Everything but the handler; read from top to bottom."""
-        began = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         given = _given(context.invocation_metadata() or ())
-        call = _begin(method, given, context.time_remaining())
+        call = _begin(method, given, began, context.time_remaining())
         mark = _current.set(call)
-        task: Any = asyncio.current_task()
+        task: Any = asyncio.current_task(loop)
         self._running[task] = call
         self._streams += method.streams
         fault: faults.Fault | None = None
@@ -137,7 +166,7 @@ class Calls(grpc.aio.ServerInterceptor):
         try:
             if not method.streams and len(self._running) > self._max_in_flight + self._streams:
                 raise faults.ServerBusy("the server has too many calls in flight; retry")  # noqa: TRY301
-            if call.expires - asyncio.get_running_loop().time() < LEAST_TIME:
+            if call.expires - began < LEAST_TIME:
                 raise faults.DeadlineTooShort("too little time is left to begin")  # noqa: TRY301
             if call.token and "public" not in method.audience:
                 known = self._verifier.known(call.token) or await self._verifier.verify(call.token)
@@ -147,15 +176,15 @@ class Calls(grpc.aio.ServerInterceptor):
             access.check(method, call.caller)
             if method.streams:
                 self._check_streams(call)
-            answer = await handle()
+            answer = await work(request, context)
             if method.audit and not call.recorded:
                 raise RuntimeError(f"{method.path} succeeded and recorded no {method.audit}")  # noqa: TRY301
             return answer  # noqa: TRY300 - what comes below is for failures
         except faults.Fault as raised:
             fault = raised
         except asyncio.CancelledError:
-            fault = faults.DeadlineTooShort("the work did not end in time; repeat with the same request_id")
-            if not call.overdue:  # the caller is gone
+            fault = call.ended or faults.DeadlineTooShort("the caller has left")
+            if call.ended is None:
                 raise
             task.uncancel()
         except Exception:  # noqa: BLE001 - the one place where a defect becomes INTERNAL
@@ -165,7 +194,7 @@ class Calls(grpc.aio.ServerInterceptor):
             del self._running[task]
             self._streams -= method.streams
             _current.reset(mark)
-            self._end(call, fault, time.perf_counter() - began)
+            log.later(self._line, call, fault, loop.time() - began, time.time())
             telemetry.end(span, fault)
         status = to_status(fault.status())
         return await context.abort(
@@ -175,7 +204,7 @@ class Calls(grpc.aio.ServerInterceptor):
     def _check_streams(self, new: Call) -> None:
         tenant = new.caller.tenant_id
         held = sum(call.method.streams and call.caller.tenant_id == tenant for call in self._running.values())
-        if held > STREAMS_A_TENANT or self._streams > self._max_in_flight:
+        if (held > STREAMS_A_TENANT and tenant != SYSTEM_TENANT) or self._streams > self._max_in_flight:
             raise faults.ServerBusy("too many streams are open; end one, or retry", limit=STREAMS_A_TENANT)
 
     def _identify(self, call: Call, known: Caller | None, tenant: str, context: Context) -> Caller:
@@ -184,15 +213,15 @@ class Calls(grpc.aio.ServerInterceptor):
         if known is not None:
             if tenant not in ("", known.tenant_id):
                 raise faults.CallerNotPermitted("the token is for another tenant", permission=call.method.permission)
-            return replace(known, service=service) if service else known
+            return known.through(service) if service else known
         if service:
             if tenant and not UUID.fullmatch(tenant):
                 raise faults.MetadataInvalid("triptych-tenant must be a UUID", key="triptych-tenant")
             return Caller(kind="service", id=service, tenant_id=tenant or SYSTEM_TENANT, service=service)
         return NOBODY
 
-    def _end(self, call: Call, fault: faults.Fault | None, seconds: float) -> None:
-        """Count it and write its line."""
+    def _line(self, call: Call, fault: faults.Fault | None, seconds: float, moment: float) -> log.Line:
+        """Count a call that has ended, and give its line."""
         code = "OK" if fault is None else fault.code.name
         self._metrics.observe(call.method.path, code, seconds)
         caller = call.caller
@@ -209,25 +238,26 @@ class Calls(grpc.aio.ServerInterceptor):
             fields["via"] = caller.service
         if fault is not None:
             fields["reason"] = fault.reason
-        log.line(fields, level="error" if code == "INTERNAL" else "info")
+        return "error" if code == "INTERNAL" else "info", moment, fields
 
     def _wrap(self, handler: Handler, method: Method) -> Handler:
         """Put `around` around a handler, whichever of the four shapes it has."""
         handle: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        checked = _each_checked if handler.request_streaming else _check
+
+        def answer(request: Any, context: Any) -> Awaitable[Any]:
+            return handle(checked(request), context)  # type: ignore[no-any-return]
+
+        async def write(request: Any, context: Any) -> None:
+            async with aclosing(handle(checked(request), context)) as messages:
+                async for message in messages:
+                    await _write(context, message)
 
         async def to_unary(request: Any, context: Any) -> Any:
-            return await self.around(
-                method, context, lambda: handle(_checked(request, streamed=handler.request_streaming), context)
-            )
+            return await self.around(method, answer, request, context)
 
         async def to_stream(request: Any, context: Any) -> None:
-            async def write() -> None:
-                messages = handle(_checked(request, streamed=handler.request_streaming), context)
-                async with aclosing(messages):
-                    async for message in messages:
-                        await _write(context, message)
-
-            await self.around(method, context, write)
+            await self.around(method, write, request, context)
 
         shapes = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -256,18 +286,25 @@ def _given(metadata: Any) -> dict[str, str]:
     return given
 
 
-def _begin(method: Method, given: dict[str, str], remaining: float | None) -> Call:
+def _begin(method: Method, given: dict[str, str], now: float, remaining: float | None) -> Call:
     request_id = given.get("x-request-id", "")
     granted = method.deadline if remaining is None else min(method.deadline, remaining)
-    scheme, _, token = given.get("authorization", "").partition(" ")
     return Call(
         method=method,
-        request_id=request_id if REQUEST_ID.fullmatch(request_id) else f"{random.getrandbits(128):032x}",
-        token=token if scheme.lower() == "bearer" else scheme and "not a bearer token",
+        request_id=request_id if request_id and REQUEST_ID.fullmatch(request_id) else f"{_PROCESS}{next(_count):012x}",
+        token=_token(given.get("authorization")),
         traceparent=given.get("traceparent", ""),
-        expires=asyncio.get_running_loop().time() + granted,
+        expires=now + granted,
         caller=NOBODY,
     )
+
+
+def _token(authorization: str | None) -> str:
+    """Take the token out of the header. One that holds none is wrong: nothing else stands in for it."""
+    if authorization is None:
+        return ""
+    scheme, _, token = authorization.partition(" ")
+    return token if token and scheme.lower() == "bearer" else "not a bearer token"
 
 
 def _careful(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
@@ -280,13 +317,6 @@ def _careful(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], An
             return UNDECODABLE
 
     return decode
-
-
-def _checked(request: Any, *, streamed: bool) -> Any:
-    """Validate the request, or each message of it as it comes."""
-    if streamed:
-        return _each_checked(request)
-    return _check(request)
 
 
 async def _each_checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

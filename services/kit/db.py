@@ -130,6 +130,16 @@ class Database:
         self.request_key = request_key
         """Key of the digests of request bodies, which may hold passwords: without it they cannot be guessed."""
         self._constraints = constraints
+        self._listeners: dict[str, Callable[[], None]] = {}
+
+    def listen(self, topic: str, listener: Callable[[], None]) -> None:
+        """Have somebody told of what `tell` says of a topic."""
+        self._listeners[topic] = listener
+
+    def tell(self, topic: str) -> None:
+        """Say that something of a topic was committed: for `Transaction.on_commit`."""
+        if (listener := self._listeners.get(topic)) is not None:
+            listener()
 
     @classmethod
     async def connect(
@@ -239,7 +249,8 @@ async def _roll_back(connection: Any) -> None:
         await asyncio.shield(connection.execute("ROLLBACK"))
     except BaseException as error:
         connection.terminate()  # its server is gone, or we are cancelled once more: what it would do is not known
-        if not isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+        gone = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+        if not isinstance(error, gone):
             raise
 
 
@@ -273,6 +284,7 @@ class _translated:  # noqa: N801 - reads as the verb it is
                 asyncpg.OperatorInterventionError,
                 asyncpg.InsufficientResourcesError,
                 asyncpg.InterfaceError,
+                asyncpg.InternalClientError,  # a server that died within a message leaves asyncpg between two states
                 ConnectionError,
             ),
         ):

@@ -1,13 +1,14 @@
 """Audit events, written in the transaction of the change that they tell of, and the relay that brings them to audit.
 
 Delivery is at least once; audit makes it exactly once by event id. An event that left keeps its receipt here, so every
-emitter is a witness of the log.
+emitter is a witness of the log. Personal values stay here only until then.
 """
 
 import asyncio
+import base64
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -19,7 +20,7 @@ from google.protobuf.struct_pb2 import Struct
 from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table, Text, Uuid, func, insert
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services.kit import calls, faults
+from services.kit import calls, commitments, faults
 from services.kit.access import SYSTEM_TENANT
 from services.kit.clients import Neighbours
 from services.kit.db import Database, Row, Statement, Transaction, params
@@ -35,6 +36,8 @@ BATCH_BYTES = 2 * 1024 * 1024
 LARGEST_PAYLOAD = 24 * 1024
 """Bytes of details in an event; what is larger, or deeper than the log takes, is replaced by its digest."""
 LONGEST_ENTITY, LONGEST_ACTOR = 200, 64
+OPENINGS = "$openings"
+"""Where, in a payload that has not left yet, what opens its commitments is kept: path, salt (base64), value."""
 LEASE_SECONDS = 15
 IDLE_SECONDS = 1.0
 PURGE_SECONDS = 600.0
@@ -64,9 +67,12 @@ outbox = Table(
     Column("deliver_time", DateTime(timezone=True)),
     implicit_returning=False,  # the app role may write events and not read them
 )
-_record = Statement(
-    insert(outbox).values(**params("tenant_id entity action actor_kind actor_id payload correlation_id"))
-)
+_COMPOSED = ("tenant_id", "entity", "action", "actor_kind", "actor_id", "payload", "correlation_id")
+_record = Statement(insert(outbox).values(**params(" ".join(_COMPOSED))))
+_RECORD_ALL = f"""
+INSERT INTO outbox ({", ".join(_COMPOSED)})
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::text[])
+"""
 
 
 class Wakening:
@@ -97,12 +103,37 @@ async def record(
     *,
     action: str | None = None,
     actor: tuple[str, str] | None = None,
+    personal: Iterable[str] = (),
 ) -> None:
     """Write an audit event in this transaction.
 
     `entity` is kind and id (`project:0197...`). `action` is that of the RPC's rule unless another is given, as
-    background work must. `actor` is (kind, id), the caller unless given. `details` are stripped of secrets.
+    background work must. `actor` is (kind, id), the caller unless given. `details` are stripped of secrets. `personal`
+    are JSON Pointers to personal values in the details: the log gets commitments to them, so that they can be erased.
     """
+    await record_all(tx, [compose(tx.tenant_id, entity, details, action=action, actor=actor, personal=personal)])
+
+
+async def record_all(tx: Transaction, events: Sequence[Mapping[str, Any]]) -> None:
+    """Write events that `compose` made, in one round trip."""
+    if len(events) == 1:
+        await tx.run(_record, **events[0])
+    else:
+        columns = ([event[name] for event in events] for name in _COMPOSED)
+        await tx.connection.execute(_RECORD_ALL, *columns)
+    tx.on_commit(tx.database.wake)
+
+
+def compose(
+    tenant_id: str,
+    entity: str,
+    details: Message | Mapping[str, Any] | None = None,
+    *,
+    action: str | None = None,
+    actor: tuple[str, str] | None = None,
+    personal: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Make the row of an event of the RPC that this context serves, for work that writes those of several at once."""
     call = calls.current()
     caller = calls.caller()
     if call is not None:
@@ -114,17 +145,15 @@ async def record(
     kind, actor_id = actor or (caller.kind, caller.id)
     if not 0 < len(entity) <= LONGEST_ENTITY or len(actor_id) > LONGEST_ACTOR:
         raise ValueError(f"the log takes no such entity or actor: {entity!r}, {actor_id!r}")
-    await tx.run(
-        _record,
-        tenant_id=tx.tenant_id or SYSTEM_TENANT,
-        entity=entity,
-        action=action,
-        actor_kind=kind,
-        actor_id=actor_id,
-        payload=_payload(details),
-        correlation_id=call.request_id if call is not None else str(uuid.uuid4()),
-    )
-    tx.on_commit(tx.database.wake)
+    return {
+        "tenant_id": tenant_id or SYSTEM_TENANT,
+        "entity": entity,
+        "action": action,
+        "actor_kind": kind,
+        "actor_id": actor_id,
+        "payload": _payload(details, personal),
+        "correlation_id": call.request_id if call is not None else str(uuid.uuid4()),
+    }
 
 
 def unchanged() -> None:
@@ -134,16 +163,20 @@ def unchanged() -> None:
         call.recorded = True
 
 
-def _payload(details: Message | Mapping[str, Any] | None) -> dict[str, Any]:
+def _payload(details: Message | Mapping[str, Any] | None, personal: Iterable[str] = ()) -> dict[str, Any]:
     """Plain values in which every number that is no integer is a string, as the log's canonical form demands."""
     if details is None:
         return {}
     if isinstance(details, Message):
         details = json_format.MessageToDict(without_secrets(details), preserving_proto_field_name=True)
     exact = {name: _exact(value) for name, value in details.items()}
+    opened = [
+        {"path": opening.path, "salt": base64.b64encode(opening.salt).decode(), "value": opening.value}
+        for opening in commitments.commit(exact, personal)
+    ]
     text = orjson.dumps(exact, option=orjson.OPT_SORT_KEYS)
-    if len(text) <= LARGEST_PAYLOAD and not _deeper(exact, DEEPEST):
-        return exact
+    if max(len(text), len(orjson.dumps(opened))) <= LARGEST_PAYLOAD and not _deeper(exact, DEEPEST):
+        return exact | {OPENINGS: opened} if opened else exact
     return {"details_sha256": hashlib.sha256(text).hexdigest(), "details_bytes": len(text)}
 
 
@@ -245,7 +278,7 @@ class Relay:
 
     def _event(self, row: Row) -> event_pb2.AuditEvent:
         payload = Struct()
-        payload.update(row["payload"])
+        payload.update({name: value for name, value in row["payload"].items() if name != OPENINGS})
         event = event_pb2.AuditEvent(
             event_id=str(row["event_id"]),
             tenant_id="" if str(row["tenant_id"]) == SYSTEM_TENANT else str(row["tenant_id"]),
@@ -259,6 +292,9 @@ class Relay:
         )
         event.actor.kind = KINDS.get(row["actor_kind"], PrincipalKind.PRINCIPAL_KIND_SERVICE)
         event.actor.id = row["actor_id"] or row["actor_kind"]
+        for opening in row["payload"].get(OPENINGS, ()):
+            added = event.openings.add(path=opening["path"], salt=base64.b64decode(opening["salt"]))
+            json_format.ParseDict(opening["value"], added.value)
         return event
 
 
@@ -287,4 +323,7 @@ UPDATE outbox SET source_seq = counters.last_seq - sizes.size + fresh.place
 FROM fresh JOIN sizes USING (tenant_id) JOIN counters USING (tenant_id)
 WHERE outbox.event_id = fresh.event_id
 """
-_RECEIPT = "UPDATE outbox SET deliver_time = now(), log_seq = $2, log_leaf = $3 WHERE event_id = $1"
+_RECEIPT = f"""
+UPDATE outbox SET deliver_time = now(), log_seq = $2, log_leaf = $3, payload = payload - '{OPENINGS}'
+WHERE event_id = $1
+"""

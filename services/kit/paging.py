@@ -47,13 +47,13 @@ class Page:
 
     def end(self, rows: Sequence[Row], key: Callable[[Row], tuple[Any, ...]]) -> tuple[Sequence[Row], str]:
         """Give the page's rows and the token of the next page, empty on the last."""
-        kept = rows[: min(self.size, _fitting(rows))]
+        kept = rows[: min(self.size, fitting(rows))]
         if len(kept) == len(rows):
             return rows, ""
         return kept, self._pages.seal(key(kept[-1]), self._bound_to)
 
 
-def _fitting(rows: Sequence[Row]) -> int:
+def fitting(rows: Sequence[Row]) -> int:
     """How many of the rows one answer can hold, by the size of their texts and JSON; the first always fits."""
     held = 0
     for count, row in enumerate(rows):

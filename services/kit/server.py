@@ -7,8 +7,8 @@ import asyncio
 import ctypes
 import gc
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, TypeAlias
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeAlias, cast
 
 import grpc
 import structlog
@@ -18,7 +18,7 @@ from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from services.kit import access, log, telemetry
+from services.kit import access, faults, log, telemetry
 from services.kit.calls import Calls
 from services.kit.clients import Neighbours
 from services.kit.db import Constraints, Database
@@ -26,10 +26,16 @@ from services.kit.health import Health
 from services.kit.identity import Identity
 from services.kit.outbox import Relay, Wakening
 from services.kit.paging import Pages
+from services.kit.revocations import Follower, Source
 from services.kit.settings import Settings
 from services.kit.tokens import SigningKey, Verifier
 from services.kit.vault import Vault
-from triptych.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from triptych.auth.v1 import (
+    auth_service_pb2,
+    auth_service_pb2_grpc,
+    revocation_service_pb2,
+    revocation_service_pb2_grpc,
+)
 
 OPTIONS: list[tuple[str, Any]] = [
     ("grpc.so_reuseport", 0),  # a second server on the port must fail, not take half of the calls
@@ -42,6 +48,8 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_connection_age_ms", 300_000),
     ("grpc.max_connection_age_grace_ms", 600_000),
 ]
+LONGEST_STREAM = 600.0
+"""Seconds; auth ends the stream of revocations by itself before that."""
 REFLECTION = "grpc.reflection.v1.ServerReflection"
 KeySource: TypeAlias = Callable[[], Awaitable[Iterable[SigningKey]]]
 _log = structlog.get_logger()
@@ -58,6 +66,7 @@ class Runtime:
         self.neighbours = Neighbours(targets=dict(settings.neighbours), identity=self.identity)
         self.verifier = Verifier(issuer=settings.issuer, audience=settings.audience, fetch=self._signing_keys)
         self._trusted: list[KeySource] = []
+        self._revoked: Source = self._ask_revocations
         self.wakening = Wakening()
         self.db: Database
         self.pages: Pages
@@ -67,6 +76,7 @@ class Runtime:
         self._adders: list[tuple[str, Callable[[grpc.aio.Server], None]]] = []
         self._work: list[Coroutine[Any, Any, None]] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._drains: list[Callable[[], None]] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
 
     async def open(self, constraints: Constraints | None = None) -> None:
@@ -84,15 +94,23 @@ class Runtime:
 
     def add(self, service: str, add_to_server: Callable[[Any, grpc.aio.Server], None], servicer: object) -> None:
         """Serve a gRPC service (full name) with this servicer."""
-        self._adders.append((service, lambda server: add_to_server(servicer, server)))
+        self._adders.append((service, lambda server: add_to_server(servicer, cast("grpc.aio.Server", _ByName(server)))))
 
     def trust(self, fetch: KeySource) -> None:
         """Accept access tokens that these keys sign. Without any such source the keys are those that auth publishes."""
         self._trusted.append(fetch)
 
+    def refuse(self, source: Source) -> None:
+        """Take revocations of access tokens from here, not from auth's stream."""
+        self._revoked = source
+
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run this for as long as the process serves. It never returns and handles its own failures."""
         self._work.append(work)
+
+    def on_drain(self, end: Callable[[], None]) -> None:
+        """Call this when the process is about to stop, to end what would go on for long."""
+        self._drains.append(end)
 
     def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
         """Close this when the process stops."""
@@ -118,6 +136,7 @@ class Runtime:
         self.port = self._server.add_secure_port(self.settings.listen, self.identity.server_credentials())
         if self.settings.listen_plaintext:
             self.plaintext_port = self._server.add_insecure_port(self.settings.listen_plaintext)
+        await self._follow_revocations()
         await self._server.start()
         await self._start_relay()
         if self.settings.metrics_listen:
@@ -130,6 +149,8 @@ class Runtime:
     async def stop(self) -> None:
         """Drain: say NOT_SERVING, let calls end, stop background work, close what was opened."""
         await self.health.leave()
+        for end in self._drains:
+            end()
         await self._server.stop(self.settings.drain_seconds)
         for task in self._tasks:
             task.cancel()
@@ -146,6 +167,24 @@ class Runtime:
         for close in reversed(self._closers):
             await close()
         self.vault.close()
+
+    async def _follow_revocations(self) -> None:
+        self.follower = Follower(self.verifier.revocations, self._revoked)
+        self.metrics.watch_revocations(lambda: self.follower.age)
+        self._tasks.append(asyncio.create_task(self.follower.run()))
+        if self._revoked != self._ask_revocations or "auth" in self.neighbours.targets:
+            await self.follower.wait()
+
+    async def _ask_revocations(self) -> AsyncGenerator[revocation_service_pb2.WatchRevocationsResponse, None]:
+        stub = self.neighbours.stub("auth", revocation_service_pb2_grpc.RevocationServiceStub)
+        answers = stub.WatchRevocations(revocation_service_pb2.WatchRevocationsRequest(), timeout=LONGEST_STREAM)
+        try:
+            async for answer in answers:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise faults.from_error(error, service="auth") from None
+        finally:
+            answers.cancel()
 
     async def _start_relay(self) -> None:
         settings = self.settings
@@ -226,6 +265,24 @@ def _add_reflection(names: list[str], server: grpc.aio.Server) -> None:
     for name in (REFLECTION, reflection.SERVICE_NAME):
         methods = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})
         server.add_generic_rpc_handlers((methods,))
+
+
+class _ByName:
+    """A server that finds methods by name only.
+
+    For each method that is registered as well, grpc.aio keeps a task, and at each call it waits for all of them anew:
+    the more methods, the dearer every call.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Add handlers, as generated code does."""
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        """Leave it: generated code adds the same handlers in both ways."""
 
 
 class _Symbols:

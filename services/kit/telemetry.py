@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import grpc
 from opentelemetry import trace
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 if TYPE_CHECKING:
     from services.kit.calls import Call
@@ -30,6 +31,11 @@ class Metrics:
             registry=self.registry,
         )
         self.outbox_delivered = Counter("triptych_outbox_delivered", "Audit events delivered", registry=self.registry)
+        self._revocations_age = Gauge(
+            "triptych_revocations_age_seconds",
+            "How long ago auth last told all that was revoked; a second or less while it does",
+            registry=self.registry,
+        )
         self._known: dict[tuple[str, str], Histogram] = {}
 
     def observe(self, method: str, code: str, seconds: float) -> None:
@@ -38,6 +44,10 @@ class Metrics:
         if found is None:
             found = self._known[method, code] = self._rpcs.labels(method, code)
         found.observe(seconds)
+
+    def watch_revocations(self, age: Callable[[], float]) -> None:
+        """Show how old the knowledge of revocations is, whenever somebody asks."""
+        self._revocations_age.set_function(age)
 
     def serve(self, address: str) -> None:
         """Serve /metrics on this address, from a thread of its own."""

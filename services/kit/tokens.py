@@ -1,6 +1,7 @@
 """Verification of access tokens: JWT (RFC 9068), one pinned algorithm, checked locally against auth's keys.
 
-Verified tokens are remembered by the hash of the whole token, in bounded number; expiry is looked at each time.
+Verified tokens are remembered by the hash of the whole token, in bounded number; expiry and revocation are looked at
+each time that one is used.
 """
 
 import asyncio
@@ -18,10 +19,10 @@ from joserfc.util import urlsafe_b64decode
 
 from services.kit import faults
 from services.kit.access import Caller
+from services.kit.clock import LEEWAY
+from services.kit.revocations import Revocations
 from triptych.common.v1.role_pb2 import Role
 
-LEEWAY = 30
-"""Seconds that clocks may differ (at most 30, RFC 8725 practice)."""
 LONGEST_TOKEN = 4096
 REMEMBERED = 10_000
 REFETCH_SECONDS = 30
@@ -45,7 +46,15 @@ class SigningKey:
 class Verifier:
     """Turns an access token into a caller, or raises the one fault that says nothing."""
 
-    def __init__(self, *, issuer: str, audience: str, fetch: Callable[[], Awaitable[Iterable[SigningKey]]]) -> None:
+    def __init__(
+        self,
+        *,
+        issuer: str,
+        audience: str,
+        fetch: Callable[[], Awaitable[Iterable[SigningKey]]],
+        revocations: Revocations | None = None,
+    ) -> None:
+        self.revocations = revocations or Revocations()
         self._issuer = issuer
         self._audience = audience
         self._fetch = fetch
@@ -62,7 +71,9 @@ class Verifier:
     def known(self, token: str) -> Caller | None:
         """Give the caller of a token that was verified before and is still good; None says nothing about others."""
         found = self._verified.get(hashlib.sha256(token.encode()).digest())
-        return found[1] if found is not None and time.time() < found[0] + LEEWAY else None
+        if found is None or time.time() >= found[0] + LEEWAY or self.revocations.hit(found[1]):
+            return None
+        return found[1]
 
     async def verify(self, token: str) -> Caller:
         """Give the caller that the token names."""
@@ -71,12 +82,13 @@ class Verifier:
         mark = hashlib.sha256(token.encode()).digest()
         if (known := self._verified.get(mark)) is not None:
             expires, caller = known
-            if time.time() < expires + LEEWAY:
-                return caller
-            del self._verified[mark]
+            if time.time() >= expires + LEEWAY:
+                del self._verified[mark]
+                raise faults.TokenInvalid
+        else:
+            expires, caller = self._verified[mark] = await self._examine(token)
+        if self.revocations.hit(caller):
             raise faults.TokenInvalid
-        expires, caller = await self._examine(token)
-        self._verified[mark] = (expires, caller)
         if len(self._verified) > REMEMBERED:
             self._verified.popitem(last=False)
         return caller
@@ -111,24 +123,19 @@ class Verifier:
             raise faults.TokenInvalid
         subject, tenant, kind = claims.get("sub"), claims.get("tid"), claims.get("kind")
         session, role, scope = claims.get("sid"), claims.get("role"), claims.get("scope")
-        if not (
-            isinstance(subject, str)
-            and _UUID.fullmatch(subject)
-            and isinstance(tenant, str)
-            and _UUID.fullmatch(tenant)
-        ):
+        version = claims.get("ver")
+        if kind not in ("user", "agent") or not isinstance(scope, str):
             raise faults.TokenInvalid
-        if kind not in ("user", "agent") or not isinstance(session, str) or not isinstance(scope, str):
-            raise faults.TokenInvalid
-        if type(role) is not int or role not in Role.values():
+        if type(role) is not int or role not in Role.values() or type(version) is not int or version < 1:
             raise faults.TokenInvalid
         return float(expires), Caller(
             kind=str(kind),
-            id=subject,
-            tenant_id=tenant,
+            id=_uuid(subject),
+            tenant_id=_uuid(tenant),
             role=role,  # type: ignore[arg-type]
             scopes=frozenset(scope.split()),
-            session_id=session,
+            session_id=_uuid(session),
+            version=version,
         )
 
     async def _key(self, key_id: object) -> SigningKey:
@@ -157,6 +164,12 @@ class Verifier:
                 self._tried = time.monotonic() - (0 if self._keys else REFETCH_SECONDS - FIRST_REFETCH_SECONDS)
                 if not known:
                     raise
+
+
+def _uuid(claim: object) -> str:
+    if not isinstance(claim, str) or not _UUID.fullmatch(claim):
+        raise faults.TokenInvalid
+    return claim
 
 
 def _strict_json(data: bytes) -> dict[str, object]:

@@ -61,10 +61,12 @@ def merge(stored: Resource, given: Resource, mask: FieldMask, updatable: Collect
     for path in paths:
         merged.ClearField(path)
         value = getattr(given, path)
-        if isinstance(value, Message):
+        if given.DESCRIPTOR.fields_by_name[path].is_repeated:
+            getattr(merged, path).MergeFrom(value)
+        elif isinstance(value, Message):
             if given.HasField(path):
                 getattr(merged, path).CopyFrom(value)
-        else:
+        elif not given.DESCRIPTOR.fields_by_name[path].has_presence or given.HasField(path):
             setattr(merged, path, value)
     validation.check(merged)
     return merged  # type: ignore[no-any-return]

@@ -9,20 +9,25 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import default
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 import grpc
 
 from services.auth import bootstrap
 from services.auth.blocklists import has
+from services.kit.clients import adding, interceptors
 from tests.suite import Suite
 from triptych.auth.v1 import auth_service_pb2 as pb, invitation_service_pb2 as invitation_pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from triptych.auth.v1.invitation_pb2 import Invitation
 from triptych.auth.v1.invitation_service_pb2_grpc import InvitationServiceStub
 from triptych.common.v1.role_pb2 import Role
+
+if TYPE_CHECKING:
+    from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceAsyncStub
 
 Stub = TypeVar("Stub")
 PASSWORD = "a lamp, a heron, nine stairs"
@@ -50,10 +55,28 @@ class Somebody:
         token = self.login.tokens.access_token
         return kind(self.people.suite.channel(kind, (("authorization", f"Bearer {token}"),)))
 
+    async def reauthenticate(self, password: str = PASSWORD) -> None:
+        """Show again who this is."""
+        await self.stub(AuthServiceStub).Reauthenticate(pb.ReauthenticateRequest(password=password))
+
     async def invite(self, role: "Role.ValueType" = Role.ROLE_USER, **fields: Any) -> str:
         """Give the code of a new invitation."""
         request = invitation_pb.CreateInvitationRequest(invitation=Invitation(role=role, **fields))
         return (await self.stub(InvitationServiceStub).CreateInvitation(request)).code
+
+
+@cache
+def _read(file: Path) -> tuple[str, str, EmailMessage]:
+    """Read a mail, once: a mailbox of the whole session is looked through many times a second."""
+    mail = email.message_from_bytes(file.read_bytes(), EmailMessage, policy=default)
+    return str(mail["To"]), str(mail["Subject"]), mail
+
+
+def code_in(message: EmailMessage) -> str:
+    """Give the code that a mail holds."""
+    found = re.search(r"tr[vp]_[0-9a-f]{32}_\S{43}", message.get_content())
+    assert found is not None
+    return found[0]
 
 
 class People:
@@ -82,20 +105,42 @@ class People:
         return address
 
     async def mail(self, address: str, subject: str) -> EmailMessage:
-        """Give the mail to an address, when it has come."""
-        async with asyncio.timeout(10):
-            while True:
-                for file in self._mailbox.glob("*.eml"):
-                    found = email.message_from_bytes(file.read_bytes(), EmailMessage, policy=default)
-                    if found["To"] == address and subject in found["Subject"]:
-                        return found
-                await asyncio.sleep(0.01)
+        """Give the first mail to an address, when it has come."""
+        return (await self.mails(address, subject))[0]
 
-    async def code(self, address: str) -> str:
-        """Give the code that went to an address."""
-        found = re.search(r"trv_\S+", (await self.mail(address, "Prove")).get_content())
-        assert found is not None
-        return found[0]
+    async def mails(self, address: str, subject: str, count: int = 1) -> list[EmailMessage]:
+        """Give the mails to an address, oldest first, when so many have come."""
+        async with asyncio.timeout(10):
+            while len(found := self.mailed(address, subject)) < count:
+                await asyncio.sleep(0.01)
+        return found
+
+    def mailed(self, address: str, subject: str = "") -> list[EmailMessage]:
+        """Give the mails to an address that have come by now, oldest first."""
+        return [
+            mail
+            for to, about, mail in map(_read, sorted(self._mailbox.glob("*.eml")))
+            if to == address and subject in about
+        ]
+
+    @asynccontextmanager
+    async def server(self, metadata: Any = (), **changes: Any) -> "AsyncIterator[AuthServiceAsyncStub]":
+        """Run one more server; its mails have all left when it has stopped."""
+
+        def outfit(details: Any, _: Any) -> grpc.aio.ClientCallDetails:
+            return adding(details, metadata=metadata, timeout=details.timeout or 30)
+
+        runtime = await self.suite.launch("auth", **changes)
+        try:
+            target = f"127.0.0.1:{runtime.plaintext_port}"
+            async with grpc.aio.insecure_channel(target, interceptors=interceptors("peer", outfit)) as channel:
+                yield AuthServiceStub(channel)
+        finally:
+            await runtime.stop()
+
+    async def code(self, address: str, subject: str = "Prove", count: int = 1) -> str:
+        """Give the code of the newest of so many mails to an address."""
+        return code_in((await self.mails(address, subject, count))[-1])
 
     async def verify(self, address: str) -> None:
         """Prove an address."""

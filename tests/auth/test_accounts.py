@@ -3,9 +3,6 @@
 import asyncio
 import json
 import stat
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,41 +12,9 @@ from services.auth import bootstrap
 from services.auth.bootstrap import BootstrapRefused
 from services.cli.stack import settings
 from services.kit import faults
+from tests.auth.commands import run
 from tests.auth.people import PASSWORD, People, Somebody
 from triptych.common.v1.role_pb2 import Role
-
-
-@dataclass(frozen=True)
-class Done:
-    """A command that ended."""
-
-    exit_code: int
-    output: str
-    errors: str
-
-
-async def run(command: str, *arguments: str, given: str = "") -> Done:
-    """Run a command as a process without a terminal."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "ignore", "-m", "services.cli.main", command, *arguments,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    output, errors = await process.communicate(given.encode())
-    return Done(process.returncode or 0, output.decode(), errors.decode())
-
-
-@pytest.fixture
-def home(people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home whose auth service is that of the tests."""
-    runtime = people.suite.runtimes["auth"]
-    for folder in ("config", "data"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "config" / "auth.toml").write_text(settings.toml(people.suite.values("auth")))
-    (tmp_path / "ports.json").write_text(json.dumps({"auth.plaintext": runtime.plaintext_port}))
-    assert runtime.settings.data_dir is not None
-    (tmp_path / "data" / "auth").symlink_to(runtime.settings.data_dir)
-    monkeypatch.setenv("TRIPTYCH_TOKENS", str(tmp_path / "user" / "tokens.json"))
-    return tmp_path
 
 
 async def test_a_tenant_with_an_admin_is_not_bootstrapped_again(people: People) -> None:

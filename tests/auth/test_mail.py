@@ -13,10 +13,12 @@ import grpc
 import pytest
 from aiosmtpd.smtp import SMTP
 
-from services.auth.mail import Letters, Mailbox, Smtp
+from services.auth.letters import MOST_UNDER_WAY, Letters
+from services.auth.mail import Mailbox, Smtp
 from services.auth.settings import AuthSettings
+from services.kit import faults
 from services.kit.settings import SettingsInvalid
-from tests.auth.people import PASSWORD, People, Somebody
+from tests.auth.people import PASSWORD, People, Somebody, code_in
 from tests.suite import Suite
 from triptych.auth.v1 import auth_service_pb2 as pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -76,6 +78,98 @@ async def test_a_mail_server_that_is_away_fails_no_registration(people: People, 
             assert await AuthServiceStub(channel).Register(request) == pb.RegisterResponse()
     finally:
         await server.stop()
+
+
+async def test_every_letter_leaves_by_smtp_to_the_address_as_it_is_stored_with_its_code_whole(
+    people: People, admin: Somebody, smtp: tuple[str, Inbox]
+) -> None:
+    url, inbox = smtp
+    somebody = await people.join(await admin.invite())
+    await somebody.reauthenticate()
+    unproven = await people.register(await admin.invite())
+    new = people.address()
+    received: list[EmailMessage] = []
+
+    async def next_letters(count: int) -> None:
+        for _ in range(count):
+            envelope = await asyncio.wait_for(inbox.received.get(), 10)
+            message = email.message_from_bytes(envelope.content, EmailMessage, policy=default)
+            assert envelope.rcpt_tos == [message["To"]]
+            received.append(message)
+
+    bearer = (("authorization", f"Bearer {somebody.login.tokens.access_token}"),)
+    public = "https://triptych.acme.example"
+    async with people.server(bearer, smtp_url=url, public_url=public) as auth:
+        await auth.ResendVerification(pb.ResendVerificationRequest(email=unproven.upper()))
+        await next_letters(1)
+        await auth.ChangeEmail(pb.ChangeEmailRequest(new_email=new))
+        await next_letters(2)
+        moving = next(message for message in received if message["To"] == new)
+        await auth.VerifyEmail(pb.VerifyEmailRequest(code=code_in(moving)))
+        await next_letters(1)
+        await auth.RequestPasswordReset(pb.RequestPasswordResetRequest(email=new.upper()))
+        await next_letters(1)
+        code = code_in(received[-1])
+        await auth.ResetPassword(pb.ResetPasswordRequest(code=code, new_password="two herons, eight lamps, rain"))
+        await next_letters(1)
+    assert sorted((message["To"], message["Subject"]) for message in received) == sorted(
+        [
+            (unproven, "Prove your address for Triptych"),
+            (new, "Prove your new address for Triptych"),
+            (somebody.email, "A new address for your Triptych account was asked for"),
+            (somebody.email, "The address of your Triptych account was changed"),
+            (new, "A new password for Triptych"),
+            (new, "Your password for Triptych was changed"),
+        ]
+    )
+    for message in received:
+        text = message.get_content()
+        if "tr" in text and "#code=" in text:
+            assert f"#code={code_in(message)}" in text
+        assert not any(PASSWORD in line for line in text.splitlines())
+
+
+async def test_a_mail_that_is_lost_can_be_asked_for_again(people: People, admin: Somebody) -> None:
+    async with people.server(smtp_url="smtp://127.0.0.1:1") as auth:
+        address = people.address()
+        await auth.Register(
+            pb.RegisterRequest(
+                invitation_code=await admin.invite(), email=address, password=PASSWORD, display_name="Somebody"
+            )
+        )
+        await auth.RequestPasswordReset(pb.RequestPasswordResetRequest(email=admin.email))
+    assert people.mailed(address) == []
+    await people.auth.ResendVerification(pb.ResendVerificationRequest(email=address))
+    await people.verify(address)
+    await people.login(address)
+    await people.auth.RequestPasswordReset(pb.RequestPasswordResetRequest(email=admin.email))
+    await people.mail(admin.email, "A new password")
+
+
+async def test_a_letter_that_cannot_be_prepared_ends_no_other(tmp_path: Path) -> None:
+    letters = Letters(sender=Mailbox(tmp_path / "box"), from_address="a@example.com", public_url="")
+
+    async def fail() -> None:
+        raise faults.DependencyUnavailable("the database does not answer; retry", dependency="postgres")
+
+    async def break_down() -> None:
+        raise RuntimeError("a defect")
+
+    letters.later(fail)
+    letters.later(break_down)
+    letters.known("b@example.com")
+    await letters.close()
+    letters.known("b@example.com")
+    await letters.close()
+    assert len(list((tmp_path / "box").iterdir())) == 2
+
+
+async def test_too_many_letters_at_once_are_not_begun(tmp_path: Path) -> None:
+    letters = Letters(sender=Mailbox(tmp_path / "box"), from_address="a@example.com", public_url="")
+    for _ in range(MOST_UNDER_WAY + 3):
+        letters.known("b@example.com")
+    await letters.close()
+    assert len(list((tmp_path / "box").iterdir())) == MOST_UNDER_WAY
 
 
 async def test_closing_waits_for_mails_under_way(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import uuid
 
 import pytest
 
+from services.auth import addresses
 from services.kit import faults
 from tests.auth.people import PASSWORD, People, Somebody
 from triptych.auth.v1 import auth_service_pb2 as pb, user_service_pb2 as user_pb
@@ -70,6 +71,18 @@ async def test_a_known_address_gets_the_same_answer_a_mail_and_no_second_person(
     assert answer == pb.RegisterResponse()
     await people.mail(admin.email, "You have an account")
     await people.join(code)  # the invitation was not used
+
+
+async def test_a_refused_registration_is_noted_without_the_address(people: People) -> None:
+    address = people.address()
+    assert await outcome(people.register("x" * 16, address)) == "INVITATION_INVALID"
+    resource = f"address:{addresses.parse(address).digest.hex()}"
+    async with people.database() as database:
+        noted = await database.fetch("SELECT status, a::text AS whole FROM audit_logs a WHERE resource = $1", resource)
+        recorded = await database.fetchval("SELECT action FROM outbox WHERE entity = $1", resource)
+    assert [row["status"] for row in noted] == ["failure"]
+    assert address not in noted[0]["whole"]
+    assert recorded == "auth.user.refuse"
 
 
 async def test_the_same_request_id_registers_once(people: People, admin: Somebody) -> None:

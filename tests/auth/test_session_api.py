@@ -3,6 +3,7 @@
 import asyncio
 import re
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from services.auth.tokens import RefreshTokens
 from services.kit import faults
 from services.kit.tokens import Verifier
 from tests.auth.people import People, Somebody
-from triptych.auth.v1 import auth_service_pb2 as pb
+from triptych.auth.v1 import auth_service_pb2 as pb, session_service_pb2 as session_pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from triptych.auth.v1.session_service_pb2_grpc import SessionServiceStub
 from triptych.common.v1.role_pb2 import Role
 
 
@@ -55,7 +57,9 @@ async def test_a_refresh_gives_new_tokens_of_the_same_session(people: People, so
     assert callers[0].role == Role.ROLE_USER
 
 
-async def test_fifty_parallel_refreshes_give_one_and_the_same_child(people: People, somebody: Somebody) -> None:
+async def test_zitadel_9631_fifty_parallel_refreshes_give_one_and_the_same_child(
+    people: People, somebody: Somebody
+) -> None:
     token = somebody.login.tokens.refresh_token
     found = await asyncio.gather(*(refresh(people, token) for _ in range(50)))
     assert len({tokens.refresh_token for tokens in found}) == 1
@@ -143,7 +147,7 @@ async def test_an_access_token_is_no_refresh_token_and_the_reverse(people: Peopl
         "UPDATE sessions SET idle_expire_time = now(), expire_time = now() WHERE user_id = $1",
     ],
 )
-async def test_what_ended_is_not_refreshed(people: People, somebody: Somebody, statement: str) -> None:
+async def test_cve_2026_1609_what_ended_is_not_refreshed(people: People, somebody: Somebody, statement: str) -> None:
     async with people.database() as database:
         await database.execute(statement, somebody.id)
     await refused(people, somebody.login.tokens.refresh_token)
@@ -170,16 +174,76 @@ async def test_a_refresh_follows_a_role_that_changed(people: People, somebody: S
     assert caller.role == Role.ROLE_GUEST
 
 
-async def test_a_logout_ends_the_session_and_may_be_repeated(people: People, somebody: Somebody) -> None:
+async def test_a_logout_ends_the_session_and_its_tokens(people: People, somebody: Somebody) -> None:
     auth = somebody.stub(AuthServiceStub)
-    request = pb.LogoutRequest(request_id=str(uuid.uuid4()))
-    for again in (request, request, pb.LogoutRequest()):
-        assert await auth.Logout(again) == pb.LogoutResponse()
+    assert await auth.Logout(pb.LogoutRequest(request_id=str(uuid.uuid4()))) == pb.LogoutResponse()
     assert (await session(people, somebody))["revoke_reason"] == "logout"
     await refused(people, somebody.login.tokens.refresh_token)
+    await ended(somebody)
 
 
-async def test_a_refresh_that_races_with_the_logout_leaves_nothing_usable(
+async def ended(somebody: Somebody) -> None:
+    """Wait until the access token is refused; that it is within a second is the bench's to say."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await somebody.stub(SessionServiceStub).ListSessions(session_pb.ListSessionsRequest())
+            except faults.Unauthenticated as fault:
+                if fault.reason != "TOKEN_INVALID":
+                    raise
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_cve_2026_1035_refreshes_in_parallel_after_the_grace_end_the_session_once(
+    people: People, somebody: Somebody
+) -> None:
+    old = somebody.login.tokens.refresh_token
+    await refresh(people, old)
+    await age(people, somebody)
+    found = await asyncio.gather(*(refresh(people, old) for _ in range(20)), return_exceptions=True)
+    assert {type(result) for result in found} == {faults.Unauthenticated}
+    async with people.database() as database:
+        revoked = await database.fetchval(
+            "SELECT count(*) FROM audit_logs WHERE action = 'auth.session.revoke' AND user_id = $1", somebody.id
+        )
+    assert revoked == 1
+
+
+async def test_a_raised_epoch_ends_sessions_and_a_new_login_begins_one(people: People, somebody: Somebody) -> None:
+    async with people.database() as database:
+        await database.execute("UPDATE users SET session_epoch = session_epoch + 1 WHERE id = $1", somebody.id)
+    await refused(people, somebody.login.tokens.refresh_token)
+    again = await people.login(somebody.email)
+    await refresh(people, again.login.tokens.refresh_token)
+
+
+async def test_a_token_says_which_version_of_its_person_it_is_of(people: People, somebody: Somebody) -> None:
+    async with people.database() as database:
+        await database.execute("UPDATE users SET token_version = 7 WHERE id = $1", somebody.id)
+    tokens = await refresh(people, somebody.login.tokens.refresh_token)
+    verifier = people.suite.runtimes["auth"].verifier
+    assert (await verifier.verify(somebody.login.tokens.access_token)).version == 1
+    assert (await verifier.verify(tokens.access_token)).version == 7
+
+
+async def test_what_happens_in_a_session_is_written_with_it(people: People, somebody: Somebody) -> None:
+    token = somebody.login.tokens.refresh_token
+    await refresh(people, token)
+    await refresh(people, token)
+    await somebody.stub(AuthServiceStub).Logout(pb.LogoutRequest())
+    async with people.database() as database:
+        rows = await database.fetch(
+            "SELECT a.* FROM session_activities a JOIN sessions s ON s.id = session_id"
+            " WHERE user_id = $1 ORDER BY a.id",
+            somebody.id,
+        )
+    assert [row["kind"] for row in rows] == ["login", "refresh", "grace", "end"]
+    assert {row["ip_address"] for row in rows} == {"127.0.0.1"}
+    assert all("grpc" in row["user_agent"] for row in rows)
+
+
+async def test_keycloak_51312_a_refresh_that_races_with_the_logout_leaves_nothing_usable(
     people: People, admin: Somebody, somebody: Somebody
 ) -> None:
     for who in (admin, somebody):
@@ -193,6 +257,7 @@ async def test_a_refresh_that_races_with_the_logout_leaves_nothing_usable(
         for result in results:
             if isinstance(result, pb.Tokens):
                 await refused(people, result.refresh_token)
+                await ended(replace(who, login=pb.LoginResponse(tokens=result)))
             else:
                 assert isinstance(result, (pb.LogoutResponse, faults.Unauthenticated))
         await refused(people, token)

@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from services.kit import faults, tokens
+from services.kit import clock, faults
 from services.kit.tokens import SigningKey, Verifier
 from tests.suite import Issuer, Suite
 from triptych.common.v1.role_pb2 import Role
@@ -69,8 +69,8 @@ def signed(key: Ed25519PrivateKey, header: bytes, payload: bytes) -> str:
 
 def payload(**changes: Any) -> dict[str, Any]:
     now = int(time.time())
-    usual = {"iss": "https://triptych.local", "aud": "triptych", "iat": now, "exp": now + 600, "sid": "s", "scope": ""}
-    return usual | claims() | changes
+    usual = {"iss": "https://triptych.local", "aud": "triptych", "iat": now, "exp": now + 600, "scope": ""}
+    return usual | {"sid": str(uuid.uuid4()), "ver": 1} | claims() | changes
 
 
 async def refused(verifier: Verifier, token: str) -> None:
@@ -90,7 +90,7 @@ async def test_an_ordinary_token_names_its_caller(verifier: Verifier, issuer: Is
 
 
 @pytest.mark.parametrize("alg", ["none", "nOnE", "None", "", None, "ES256", "HS256", "eddsa", "Ed25519", ["EdDSA"]])
-async def test_another_algorithm(verifier: Verifier, issuer: Issuer, alg: object) -> None:
+async def test_cve_2026_1529_no_algorithm_or_another(verifier: Verifier, issuer: Issuer, alg: object) -> None:
     header = {name: value for name, value in (HEADER | {"alg": alg}).items() if value is not None}
     token = issuer.token(claims(), header)
     await refused(verifier, token)
@@ -100,7 +100,9 @@ async def test_another_algorithm(verifier: Verifier, issuer: Issuer, alg: object
 
 @pytest.mark.parametrize("form", ["raw", "der", "pem", "jwk"])
 @pytest.mark.parametrize("alg", ["HS256", "EdDSA"])
-async def test_a_mac_with_the_public_key_as_its_secret(verifier: Verifier, issuer: Issuer, form: str, alg: str) -> None:
+async def test_cve_2026_11800_a_mac_with_the_public_key_as_its_secret(
+    verifier: Verifier, issuer: Issuer, form: str, alg: str
+) -> None:
     public = issuer._key.public_key()
     raw = public.public_bytes_raw()
     secret = {
@@ -154,6 +156,7 @@ async def test_critical_extensions(verifier: Verifier, issuer: Issuer, crit: obj
         {"nbf": "0"},
         {"aud": "triptych-other"},
         {"aud": "tript"},
+        {"iss": []},
         {"aud": ["triptych"]},
         {"aud": None},
         {"iss": ["https://triptych.local"]},
@@ -170,9 +173,18 @@ async def test_critical_extensions(verifier: Verifier, issuer: Issuer, crit: obj
         {"role": 99},
         {"scope": ["*"]},
         {"sid": None},
+        {"sid": "s"},
+        {"ver": None},
+        {"ver": 0},
+        {"ver": -1},
+        {"ver": "1"},
+        {"ver": True},
+        {"ver": 1.0},
     ],
 )
-async def test_a_claim_that_is_wrong(verifier: Verifier, issuer: Issuer, changes: dict[str, Any]) -> None:
+async def test_cve_2026_75509_a_claim_that_is_wrong_or_a_list(
+    verifier: Verifier, issuer: Issuer, changes: dict[str, Any]
+) -> None:
     await refused(verifier, issuer.token(claims(**changes)))
 
 
@@ -187,7 +199,7 @@ async def test_a_token_ends_though_it_is_remembered(
 ) -> None:
     token = issuer.token(claims())
     await verifier.verify(token)
-    later = time.time() + 600 + tokens.LEEWAY + 1
+    later = time.time() + 600 + clock.LEEWAY + 1
     monkeypatch.setattr(time, "time", lambda: later)
     await refused(verifier, token)
 
@@ -237,8 +249,8 @@ async def test_a_key_counts_only_in_its_time() -> None:
     now = time.time()
     for not_before, not_after, good in (
         (now - 900, now + 60, True),
-        (now - 900, now - tokens.LEEWAY - 1, False),
-        (now + tokens.LEEWAY + 60, now + 900, False),
+        (now - 900, now - clock.LEEWAY - 1, False),
+        (now + clock.LEEWAY + 60, now + 900, False),
     ):
         source = Keys(SigningKey("test", public, not_before, not_after))
         verifier = Verifier(issuer="https://triptych.local", audience="triptych", fetch=source)

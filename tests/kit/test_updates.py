@@ -5,6 +5,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.kit import faults, updates
 from services.projects.projects import UPDATABLE
+from triptych.auth.v1.agent_pb2 import Agent, AgentLevel
 from triptych.projects.v1.project_pb2 import Project
 from triptych.projects.v1.project_service_pb2 import UpdateProjectRequest
 
@@ -46,6 +47,16 @@ def test_the_result_is_validated_whole() -> None:
     with pytest.raises(faults.RequestInvalid) as caught:
         merged(Project(), "name")
     assert "name" in caught.value.violations
+
+
+def test_a_list_is_replaced_and_not_added_to() -> None:
+    stored, given = (
+        Agent(display_name="a", level=AgentLevel.AGENT_LEVEL_PROJECT, scopes=["x.y", "x.z"]),
+        Agent(scopes=["x.z"]),
+    )
+    mask = FieldMask(paths=["scopes"])
+    assert list(updates.merge(stored, given, mask, ["scopes"]).scopes) == ["x.z"]
+    assert list(updates.merge(stored, Agent(), mask, ["scopes"]).scopes) == []
 
 
 def test_an_old_etag_aborts_and_an_empty_one_does_not() -> None:

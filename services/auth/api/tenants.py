@@ -1,16 +1,18 @@
 """The RPCs of TenantService."""
 
-from services.auth import tenants
+from services.auth import foundations, sources, tenants
 from services.kit import requests
 from services.kit.db import Database
+from services.kit.paging import Pages
 from triptych.auth.v1 import tenant_service_pb2 as pb, tenant_service_pb2_grpc
 
 
 class Tenants(tenant_service_pb2_grpc.TenantServiceServicer):
-    """The caller's tenant."""
+    """The caller's tenant, and the way to others."""
 
-    def __init__(self, *, db: Database) -> None:
+    def __init__(self, *, db: Database, pages: Pages) -> None:
         self._db = db
+        self._pages = pages
 
     async def GetTenant(self, request: pb.GetTenantRequest, context: object) -> pb.GetTenantResponse:
         async with self._db.begin() as tx:
@@ -19,3 +21,17 @@ class Tenants(tenant_service_pb2_grpc.TenantServiceServicer):
     async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: object) -> pb.UpdateTenantResponse:
         async with self._db.begin() as tx:
             return await requests.once(tx, request, tenants.change)
+
+    async def ListTenants(self, request: pb.ListTenantsRequest, context: object) -> pb.ListTenantsResponse:
+        async with self._db.begin() as tx:
+            return await tenants.page(tx, self._pages.begin(request))
+
+    async def CreateTenant(self, request: pb.CreateTenantRequest, context: object) -> pb.CreateTenantResponse:
+        source = sources.of(context)
+        async with self._db.begin() as tx:
+            return await requests.once(tx, request, lambda tx, request: foundations.create(tx, request, source))
+
+    async def DeleteTenant(self, request: pb.DeleteTenantRequest, context: object) -> pb.DeleteTenantResponse:
+        source = sources.of(context)
+        async with self._db.begin() as tx:
+            return await requests.once(tx, request, lambda tx, request: foundations.delete(tx, request, source))

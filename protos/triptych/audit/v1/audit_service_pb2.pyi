@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from triptych.audit.v1 import event_pb2 as _event_pb2
+from triptych.audit.v1 import filter_pb2 as _filter_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +21,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _StatisticDimension:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StatisticDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StatisticDimension.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STATISTIC_DIMENSION_UNSPECIFIED: _StatisticDimension.ValueType  # 0
+    """Not set."""
+    STATISTIC_DIMENSION_DAY: _StatisticDimension.ValueType  # 1
+    """The day (UTC) that they were recorded on."""
+    STATISTIC_DIMENSION_SOURCE: _StatisticDimension.ValueType  # 2
+    """The service that reported them."""
+    STATISTIC_DIMENSION_ACTION: _StatisticDimension.ValueType  # 3
+    """Their action."""
+
+class StatisticDimension(_StatisticDimension, metaclass=_StatisticDimensionEnumTypeWrapper):
+    """What entries are counted by."""
+
+STATISTIC_DIMENSION_UNSPECIFIED: StatisticDimension.ValueType  # 0
+"""Not set."""
+STATISTIC_DIMENSION_DAY: StatisticDimension.ValueType  # 1
+"""The day (UTC) that they were recorded on."""
+STATISTIC_DIMENSION_SOURCE: StatisticDimension.ValueType  # 2
+"""The service that reported them."""
+STATISTIC_DIMENSION_ACTION: StatisticDimension.ValueType  # 3
+"""Their action."""
+Global___StatisticDimension: _TypeAlias = StatisticDimension  # noqa: Y015
 
 class _LogVerdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -52,6 +81,34 @@ LOG_VERDICT_UNANCHORED: LogVerdict.ValueType  # 3
 LOG_VERDICT_INCOMPLETE: LogVerdict.ValueType  # 4
 """Entries are missing at its end, or a source's numbers have a gap."""
 Global___LogVerdict: _TypeAlias = LogVerdict  # noqa: Y015
+
+class _ExportFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPORT_FORMAT_UNSPECIFIED: _ExportFormat.ValueType  # 0
+    """As EXPORT_FORMAT_JSON_LINES."""
+    EXPORT_FORMAT_JSON_LINES: _ExportFormat.ValueType  # 1
+    """JSON lines that the offline verifier reads."""
+    EXPORT_FORMAT_CSV: _ExportFormat.ValueType  # 2
+    """A table for people and their spreadsheets (RFC 4180), with a line of headings. What a spreadsheet would take for a
+    formula has an apostrophe before it. It proves nothing.
+    """
+
+class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
+    """How an export is written."""
+
+EXPORT_FORMAT_UNSPECIFIED: ExportFormat.ValueType  # 0
+"""As EXPORT_FORMAT_JSON_LINES."""
+EXPORT_FORMAT_JSON_LINES: ExportFormat.ValueType  # 1
+"""JSON lines that the offline verifier reads."""
+EXPORT_FORMAT_CSV: ExportFormat.ValueType  # 2
+"""A table for people and their spreadsheets (RFC 4180), with a line of headings. What a spreadsheet would take for a
+formula has an apostrophe before it. It proves nothing.
+"""
+Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
 
 @_typing.final
 class AppendEventsRequest(_message.Message):
@@ -161,6 +218,9 @@ class ListEventsRequest(_message.Message):
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ACTION_PREFIX_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many to return at most: 50 when 0, coerced to 200 when above, negative is INVALID_ARGUMENT."""
     page_token: _builtins.str
@@ -173,6 +233,14 @@ class ListEventsRequest(_message.Message):
     """Only this actor (id)."""
     correlation_id: _builtins.str
     """Only the events of one request."""
+    source: _builtins.str
+    """Only what this service reported."""
+    action_prefix: _builtins.str
+    """Only actions that begin so, for instance `projects.policy.`."""
+    text: _builtins.str
+    """Only entries with these words in entity, action or payload: all of them, in any order; "in quotation marks" for words
+    in sequence, `or` between alternatives, `-word` for what must not occur. Personal values are not searched.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Only entries recorded at or after this."""
@@ -192,10 +260,13 @@ class ListEventsRequest(_message.Message):
         correlation_id: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str = ...,
+        action_prefix: _builtins.str = ...,
+        text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor_id", b"actor_id", "correlation_id", b"correlation_id", "end_time", b"end_time", "entity", b"entity", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "action_prefix", b"action_prefix", "actor_id", b"actor_id", "correlation_id", b"correlation_id", "end_time", b"end_time", "entity", b"entity", "page_size", b"page_size", "page_token", b"page_token", "source", b"source", "start_time", b"start_time", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,6 +299,194 @@ class ListEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
+
+@_typing.final
+class ListTimelineRequest(_message.Message):
+    """Request of ListTimeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ENTITY_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many to return at most: 50 when 0, coerced to 200 when above, negative is INVALID_ARGUMENT."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with all other fields unchanged; empty for the first page."""
+    entity: _builtins.str
+    """The entity, for instance `project:0197...`."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only what happened at or after this."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only what happened before this."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        entity: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "entity", b"entity", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTimelineRequest: _TypeAlias = ListTimelineRequest  # noqa: Y015
+
+@_typing.final
+class ListTimelineResponse(_message.Message):
+    """Response of ListTimeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    LOG_SIZE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give it as `page_token` to get the next page; empty on the last page."""
+    log_size: _builtins.int
+    """Entries that the log had at the first page; later ones are not shown."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.LogEntry]:
+        """The entries of this page, by `occur_time`."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[_event_pb2.LogEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+        log_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "log_size", b"log_size", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTimelineResponse: _TypeAlias = ListTimelineResponse  # noqa: Y015
+
+@_typing.final
+class GetStatisticsRequest(_message.Message):
+    """Request of GetStatistics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    START_DAY_FIELD_NUMBER: _builtins.int
+    END_DAY_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ACTION_PREFIX_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many to return at most: 50 when 0, coerced to 200 when above, negative is INVALID_ARGUMENT."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with all other fields unchanged; empty for the first page."""
+    start_day: _builtins.str
+    """First day (UTC), for instance `2026-08-01`; empty: the log's first."""
+    end_day: _builtins.str
+    """Last day (UTC); empty: today."""
+    source: _builtins.str
+    """Only what this service reported."""
+    action_prefix: _builtins.str
+    """Only actions that begin so."""
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___StatisticDimension.ValueType]:
+        """What to count by; all three when empty."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        group_by: _abc.Iterable[Global___StatisticDimension.ValueType] | None = ...,
+        start_day: _builtins.str = ...,
+        end_day: _builtins.str = ...,
+        source: _builtins.str = ...,
+        action_prefix: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_prefix", b"action_prefix", "end_day", b"end_day", "group_by", b"group_by", "page_size", b"page_size", "page_token", b"page_token", "source", b"source", "start_day", b"start_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatisticsRequest: _TypeAlias = GetStatisticsRequest  # noqa: Y015
+
+@_typing.final
+class Statistic(_message.Message):
+    """A number of entries. What was not counted by is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    day: _builtins.str
+    """The day (UTC), for instance `2026-08-01`."""
+    source: _builtins.str
+    """The service that reported them."""
+    action: _builtins.str
+    """Their action."""
+    events: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        day: _builtins.str = ...,
+        source: _builtins.str = ...,
+        action: _builtins.str = ...,
+        events: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "day", b"day", "events", b"events", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Statistic: _TypeAlias = Statistic  # noqa: Y015
+
+@_typing.final
+class GetStatisticsResponse(_message.Message):
+    """Response of GetStatistics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATISTICS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give it as `page_token` to get the next page; empty on the last page."""
+    events: _builtins.int
+    """Sum over all pages."""
+    @_builtins.property
+    def statistics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Statistic]:
+        """The counts of this page, by day, source and action."""
+
+    def __init__(
+        self,
+        *,
+        statistics: _abc.Iterable[Global___Statistic] | None = ...,
+        next_page_token: _builtins.str = ...,
+        events: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token", "statistics", b"statistics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatisticsResponse: _TypeAlias = GetStatisticsResponse  # noqa: Y015
 
 @_typing.final
 class GetCheckpointRequest(_message.Message):
@@ -306,6 +565,9 @@ class GetInclusionProofResponse(_message.Message):
     ENTRY_FIELD_NUMBER: _builtins.int
     HASHES_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    ARCHIVE_FIELD_NUMBER: _builtins.int
+    archive: _builtins.str
+    """Name of the archive that holds the body; empty while the log itself does."""
     @_builtins.property
     def entry(self) -> _event_pb2.LogEntry:
         """The entry."""
@@ -324,14 +586,146 @@ class GetInclusionProofResponse(_message.Message):
         entry: _event_pb2.LogEntry | None = ...,
         hashes: _abc.Iterable[_builtins.str] | None = ...,
         checkpoint: _event_pb2.Checkpoint | None = ...,
+        archive: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entry", b"entry", "hashes", b"hashes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "checkpoint", b"checkpoint", "entry", b"entry", "hashes", b"hashes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetInclusionProofResponse: _TypeAlias = GetInclusionProofResponse  # noqa: Y015
+
+@_typing.final
+class GetConsistencyProofRequest(_message.Message):
+    """Request of GetConsistencyProof."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLD_SIZE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    old_size: _builtins.int
+    """Number of entries at the older moment, for instance that of a checkpoint that was kept."""
+    size: _builtins.int
+    """Number of entries at the newer moment, not below `old_size`; 0: that of the newest checkpoint."""
+    def __init__(
+        self,
+        *,
+        old_size: _builtins.int = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["old_size", b"old_size", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConsistencyProofRequest: _TypeAlias = GetConsistencyProofRequest  # noqa: Y015
+
+@_typing.final
+class GetConsistencyProofResponse(_message.Message):
+    """Response of GetConsistencyProof."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLD_SIZE_FIELD_NUMBER: _builtins.int
+    OLD_ROOT_HASH_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    ROOT_HASH_FIELD_NUMBER: _builtins.int
+    HASHES_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    old_size: _builtins.int
+    """Number of entries at the older moment."""
+    old_root_hash: _builtins.str
+    """Root of the Merkle tree over them (hex)."""
+    size: _builtins.int
+    """Number of entries at the newer moment."""
+    root_hash: _builtins.str
+    """Root of the Merkle tree over them (hex)."""
+    @_builtins.property
+    def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Hashes (hex) that connect the two roots, RFC 6962 section 2.1.2."""
+
+    @_builtins.property
+    def checkpoint(self) -> _event_pb2.Checkpoint:
+        """The newest checkpoint that the log has; it is over `size` entries when the request left `size` out."""
+
+    def __init__(
+        self,
+        *,
+        old_size: _builtins.int = ...,
+        old_root_hash: _builtins.str = ...,
+        size: _builtins.int = ...,
+        root_hash: _builtins.str = ...,
+        hashes: _abc.Iterable[_builtins.str] | None = ...,
+        checkpoint: _event_pb2.Checkpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "hashes", b"hashes", "old_root_hash", b"old_root_hash", "old_size", b"old_size", "root_hash", b"root_hash", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConsistencyProofResponse: _TypeAlias = GetConsistencyProofResponse  # noqa: Y015
+
+@_typing.final
+class GetSuperCheckpointRequest(_message.Message):
+    """Request of GetSuperCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSuperCheckpointRequest: _TypeAlias = GetSuperCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class GetSuperCheckpointResponse(_message.Message):
+    """Response of GetSuperCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: _builtins.int
+    HASHES_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    COSIGNATURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def head(self) -> _event_pb2.LogHead:
+        """The tenant's log as it is listed in the super-log."""
+
+    @_builtins.property
+    def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Hashes (hex) from the head's leaf up to the root of the super-log, RFC 6962 section 2.1.1."""
+
+    @_builtins.property
+    def checkpoint(self) -> _event_pb2.Checkpoint:
+        """The signed statement over the super-log; its `log_id` is `super`."""
+
+    @_builtins.property
+    def cosignatures(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Cosignature]:
+        """What witnesses signed over the same statement; empty while there is none, or while none has answered yet."""
+
+    def __init__(
+        self,
+        *,
+        head: _event_pb2.LogHead | None = ...,
+        hashes: _abc.Iterable[_builtins.str] | None = ...,
+        checkpoint: _event_pb2.Checkpoint | None = ...,
+        cosignatures: _abc.Iterable[_event_pb2.Cosignature] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "head", b"head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "cosignatures", b"cosignatures", "hashes", b"hashes", "head", b"head"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSuperCheckpointResponse: _TypeAlias = GetSuperCheckpointResponse  # noqa: Y015
 
 @_typing.final
 class VerifyLogRequest(_message.Message):
@@ -361,6 +755,10 @@ class VerifyLogResponse(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     FINDING_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    SUPER_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    COSIGNATURES_FIELD_NUMBER: _builtins.int
+    GUARD_HASH_FIELD_NUMBER: _builtins.int
+    GUARD_FINDINGS_FIELD_NUMBER: _builtins.int
     verified: _builtins.int
     """Entries verified so far."""
     total: _builtins.int
@@ -369,9 +767,25 @@ class VerifyLogResponse(_message.Message):
     """Set on the last message."""
     finding: _builtins.str
     """What is wrong and where; empty when nothing is."""
+    guard_hash: _builtins.str
+    """SHA-256 (hex) over what guards the log in the database: triggers, grants, owners, policies, columns; on the last message."""
     @_builtins.property
     def checkpoint(self) -> _event_pb2.Checkpoint:
         """Checkpoint that it was verified against; set on the last message."""
+
+    @_builtins.property
+    def super_checkpoint(self) -> _event_pb2.Checkpoint:
+        """Statement over all logs that covers this one; set on the last message."""
+
+    @_builtins.property
+    def cosignatures(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Cosignature]:
+        """What witnesses signed over that statement; set on the last message."""
+
+    @_builtins.property
+    def guard_findings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What of the guards is not as it must be now, and when they last changed; set on the last message. The verdict is about
+        the entries and does not depend on it.
+        """
 
     def __init__(
         self,
@@ -381,10 +795,14 @@ class VerifyLogResponse(_message.Message):
         verdict: Global___LogVerdict.ValueType = ...,
         finding: _builtins.str = ...,
         checkpoint: _event_pb2.Checkpoint | None = ...,
+        super_checkpoint: _event_pb2.Checkpoint | None = ...,
+        cosignatures: _abc.Iterable[_event_pb2.Cosignature] | None = ...,
+        guard_hash: _builtins.str = ...,
+        guard_findings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "super_checkpoint", b"super_checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "finding", b"finding", "total", b"total", "verdict", b"verdict", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "cosignatures", b"cosignatures", "finding", b"finding", "guard_findings", b"guard_findings", "guard_hash", b"guard_hash", "super_checkpoint", b"super_checkpoint", "total", b"total", "verdict", b"verdict", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -396,12 +814,27 @@ class ExportEventsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    FILTER_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    WITH_OPENINGS_FIELD_NUMBER: _builtins.int
+    format: Global___ExportFormat.ValueType
+    """How it is written."""
+    with_openings: _builtins.bool
+    """Also the personal values that are still held; else only the commitments to them leave the log."""
+    @_builtins.property
+    def filter(self) -> _filter_pb2.EventFilter:
+        """Only these entries; all when it is not set."""
+
     def __init__(
         self,
+        *,
+        filter: _filter_pb2.EventFilter | None = ...,
+        format: Global___ExportFormat.ValueType = ...,
+        with_openings: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "format", b"format", "with_openings", b"with_openings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -415,7 +848,7 @@ class ExportEventsResponse(_message.Message):
 
     CHUNK_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """Whole JSON lines, each with its line feed."""
+    """Whole lines, each with its line end."""
     def __init__(
         self,
         *,

@@ -50,6 +50,16 @@ class AuditServiceStub:
                 request_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.ListTimeline = channel.unary_unary(
+                '/triptych.audit.v1.AuditService/ListTimeline',
+                request_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.ListTimelineRequest.SerializeToString,
+                response_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.ListTimelineResponse.FromString,
+                _registered_method=True)
+        self.GetStatistics = channel.unary_unary(
+                '/triptych.audit.v1.AuditService/GetStatistics',
+                request_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetStatisticsRequest.SerializeToString,
+                response_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetStatisticsResponse.FromString,
+                _registered_method=True)
         self.GetCheckpoint = channel.unary_unary(
                 '/triptych.audit.v1.AuditService/GetCheckpoint',
                 request_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetCheckpointRequest.SerializeToString,
@@ -59,6 +69,16 @@ class AuditServiceStub:
                 '/triptych.audit.v1.AuditService/GetInclusionProof',
                 request_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetInclusionProofRequest.SerializeToString,
                 response_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetInclusionProofResponse.FromString,
+                _registered_method=True)
+        self.GetConsistencyProof = channel.unary_unary(
+                '/triptych.audit.v1.AuditService/GetConsistencyProof',
+                request_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetConsistencyProofRequest.SerializeToString,
+                response_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetConsistencyProofResponse.FromString,
+                _registered_method=True)
+        self.GetSuperCheckpoint = channel.unary_unary(
+                '/triptych.audit.v1.AuditService/GetSuperCheckpoint',
+                request_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetSuperCheckpointRequest.SerializeToString,
+                response_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetSuperCheckpointResponse.FromString,
                 _registered_method=True)
         self.VerifyLog = channel.unary_stream(
                 '/triptych.audit.v1.AuditService/VerifyLog',
@@ -86,14 +106,31 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetEvent(self, request, context):
-        """Gives one entry. Errors: NOT_FOUND EVENT_NOT_FOUND.
+        """Gives one entry. Errors: NOT_FOUND EVENT_NOT_FOUND, EVENT_ARCHIVED when its month has been retired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """Lists entries of the tenant's log, newest first.
+        """Lists entries of the tenant's log, newest first, and finds them by words. Each can be proven by its event id. What is
+        appended while somebody pages comes before the first page. Errors: INVALID_ARGUMENT SEARCH_EMPTY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTimeline(self, request, context):
+        """Lists what happened to one entity, across services, in the order in which it happened. All pages show the log as it was
+        at the first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatistics(self, request, context):
+        """Counts the entries of the tenant's log by day, source and action. The counts are kept as entries come in, so they also
+        hold for months that have been retired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,22 +144,41 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetInclusionProof(self, request, context):
-        """Proves that an entry is in the log under a checkpoint. Errors: NOT_FOUND EVENT_NOT_FOUND, CHECKPOINT_NOT_FOUND.
+        """Proves that an entry is in the log under a checkpoint, also when its month has been retired: then `archive` names the file
+        that holds its body, and `entry` has its place and leaf hash. Errors: NOT_FOUND EVENT_NOT_FOUND, CHECKPOINT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConsistencyProof(self, request, context):
+        """Proves that the tenant's log only grew between two sizes: it holds at the newer size everything that it held at the
+        older. Any two sizes up to the newest checkpoint. Errors: INVALID_ARGUMENT SIZES_INVALID; NOT_FOUND CHECKPOINT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSuperCheckpoint(self, request, context):
+        """Gives the newest statement over all logs of the installation, and the proof that it covers the tenant's own log. It
+        shows nothing of other logs. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND before the tenant's log is in it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyLog(self, request, context):
-        """Verifies the tenant's log from its first entry: bodies, chain, tree, checkpoints. Progress, then one result.
+        """Verifies the tenant's log from its first entry: bodies, chain, tree, checkpoints. Progress, then one result. Of months
+        that were retired the leaf hashes are taken. Errors: ABORTED MONTH_RETIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportEvents(self, request, context):
-        """Gives the whole log of the tenant up to its newest checkpoint as JSON lines that the offline verifier reads: a header,
-        the entries, the checkpoint. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND.
+        """Gives the log of the tenant up to its newest checkpoint, oldest entry first: as JSON lines that the offline verifier
+        reads (a header, the entries, the checkpoint), or as CSV (RFC 4180) for people. With a filter each JSON line proves its
+        own entry. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND; INVALID_ARGUMENT SEARCH_EMPTY; ABORTED MONTH_RETIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +202,16 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     request_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.ListEventsRequest.FromString,
                     response_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.ListEventsResponse.SerializeToString,
             ),
+            'ListTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTimeline,
+                    request_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.ListTimelineRequest.FromString,
+                    response_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.ListTimelineResponse.SerializeToString,
+            ),
+            'GetStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatistics,
+                    request_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetStatisticsRequest.FromString,
+                    response_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetStatisticsResponse.SerializeToString,
+            ),
             'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCheckpoint,
                     request_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetCheckpointRequest.FromString,
@@ -155,6 +221,16 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetInclusionProof,
                     request_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetInclusionProofRequest.FromString,
                     response_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetInclusionProofResponse.SerializeToString,
+            ),
+            'GetConsistencyProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsistencyProof,
+                    request_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetConsistencyProofRequest.FromString,
+                    response_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'GetSuperCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSuperCheckpoint,
+                    request_deserializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetSuperCheckpointRequest.FromString,
+                    response_serializer=triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetSuperCheckpointResponse.SerializeToString,
             ),
             'VerifyLog': grpc.unary_stream_rpc_method_handler(
                     servicer.VerifyLog,
@@ -260,6 +336,60 @@ class AuditService:
             _registered_method=True)
 
     @staticmethod
+    def ListTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.audit.v1.AuditService/ListTimeline',
+            triptych_dot_audit_dot_v1_dot_audit__service__pb2.ListTimelineRequest.SerializeToString,
+            triptych_dot_audit_dot_v1_dot_audit__service__pb2.ListTimelineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.audit.v1.AuditService/GetStatistics',
+            triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetStatisticsRequest.SerializeToString,
+            triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetCheckpoint(request,
             target,
             options=(),
@@ -303,6 +433,60 @@ class AuditService:
             '/triptych.audit.v1.AuditService/GetInclusionProof',
             triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetInclusionProofRequest.SerializeToString,
             triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetInclusionProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsistencyProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.audit.v1.AuditService/GetConsistencyProof',
+            triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetConsistencyProofRequest.SerializeToString,
+            triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSuperCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.audit.v1.AuditService/GetSuperCheckpoint',
+            triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetSuperCheckpointRequest.SerializeToString,
+            triptych_dot_audit_dot_v1_dot_audit__service__pb2.GetSuperCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,18 +39,41 @@ class AuditServiceStub:
     (the attempt is itself logged); PERMISSION_DENIED SOURCE_FORGED when `source` is not the calling service.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetEventRequest, _audit_service_pb2.GetEventResponse]
-    """Gives one entry. Errors: NOT_FOUND EVENT_NOT_FOUND."""
+    """Gives one entry. Errors: NOT_FOUND EVENT_NOT_FOUND, EVENT_ARCHIVED when its month has been retired."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ListEventsRequest, _audit_service_pb2.ListEventsResponse]
-    """Lists entries of the tenant's log, newest first."""
+    """Lists entries of the tenant's log, newest first, and finds them by words. Each can be proven by its event id. What is
+    appended while somebody pages comes before the first page. Errors: INVALID_ARGUMENT SEARCH_EMPTY.
+    """
+    ListTimeline: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ListTimelineRequest, _audit_service_pb2.ListTimelineResponse]
+    """Lists what happened to one entity, across services, in the order in which it happened. All pages show the log as it was
+    at the first.
+    """
+    GetStatistics: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetStatisticsRequest, _audit_service_pb2.GetStatisticsResponse]
+    """Counts the entries of the tenant's log by day, source and action. The counts are kept as entries come in, so they also
+    hold for months that have been retired.
+    """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetCheckpointRequest, _audit_service_pb2.GetCheckpointResponse]
     """Gives the newest signed checkpoint of the tenant's log. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND before the first."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetInclusionProofRequest, _audit_service_pb2.GetInclusionProofResponse]
-    """Proves that an entry is in the log under a checkpoint. Errors: NOT_FOUND EVENT_NOT_FOUND, CHECKPOINT_NOT_FOUND."""
+    """Proves that an entry is in the log under a checkpoint, also when its month has been retired: then `archive` names the file
+    that holds its body, and `entry` has its place and leaf hash. Errors: NOT_FOUND EVENT_NOT_FOUND, CHECKPOINT_NOT_FOUND.
+    """
+    GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetConsistencyProofRequest, _audit_service_pb2.GetConsistencyProofResponse]
+    """Proves that the tenant's log only grew between two sizes: it holds at the newer size everything that it held at the
+    older. Any two sizes up to the newest checkpoint. Errors: INVALID_ARGUMENT SIZES_INVALID; NOT_FOUND CHECKPOINT_NOT_FOUND.
+    """
+    GetSuperCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetSuperCheckpointRequest, _audit_service_pb2.GetSuperCheckpointResponse]
+    """Gives the newest statement over all logs of the installation, and the proof that it covers the tenant's own log. It
+    shows nothing of other logs. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND before the tenant's log is in it.
+    """
     VerifyLog: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.VerifyLogRequest, _audit_service_pb2.VerifyLogResponse]
-    """Verifies the tenant's log from its first entry: bodies, chain, tree, checkpoints. Progress, then one result."""
+    """Verifies the tenant's log from its first entry: bodies, chain, tree, checkpoints. Progress, then one result. Of months
+    that were retired the leaf hashes are taken. Errors: ABORTED MONTH_RETIRED.
+    """
     ExportEvents: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.ExportEventsRequest, _audit_service_pb2.ExportEventsResponse]
-    """Gives the whole log of the tenant up to its newest checkpoint as JSON lines that the offline verifier reads: a header,
-    the entries, the checkpoint. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND.
+    """Gives the log of the tenant up to its newest checkpoint, oldest entry first: as JSON lines that the offline verifier
+    reads (a header, the entries, the checkpoint), or as CSV (RFC 4180) for people. With a filter each JSON line proves its
+    own entry. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND; INVALID_ARGUMENT SEARCH_EMPTY; ABORTED MONTH_RETIRED.
     """
 
 @_typing.type_check_only
@@ -64,18 +87,41 @@ class AuditServiceAsyncStub(AuditServiceStub):
     (the attempt is itself logged); PERMISSION_DENIED SOURCE_FORGED when `source` is not the calling service.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetEventRequest, _audit_service_pb2.GetEventResponse]  # type: ignore[assignment]
-    """Gives one entry. Errors: NOT_FOUND EVENT_NOT_FOUND."""
+    """Gives one entry. Errors: NOT_FOUND EVENT_NOT_FOUND, EVENT_ARCHIVED when its month has been retired."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ListEventsRequest, _audit_service_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Lists entries of the tenant's log, newest first."""
+    """Lists entries of the tenant's log, newest first, and finds them by words. Each can be proven by its event id. What is
+    appended while somebody pages comes before the first page. Errors: INVALID_ARGUMENT SEARCH_EMPTY.
+    """
+    ListTimeline: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ListTimelineRequest, _audit_service_pb2.ListTimelineResponse]  # type: ignore[assignment]
+    """Lists what happened to one entity, across services, in the order in which it happened. All pages show the log as it was
+    at the first.
+    """
+    GetStatistics: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetStatisticsRequest, _audit_service_pb2.GetStatisticsResponse]  # type: ignore[assignment]
+    """Counts the entries of the tenant's log by day, source and action. The counts are kept as entries come in, so they also
+    hold for months that have been retired.
+    """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetCheckpointRequest, _audit_service_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """Gives the newest signed checkpoint of the tenant's log. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND before the first."""
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetInclusionProofRequest, _audit_service_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
-    """Proves that an entry is in the log under a checkpoint. Errors: NOT_FOUND EVENT_NOT_FOUND, CHECKPOINT_NOT_FOUND."""
+    """Proves that an entry is in the log under a checkpoint, also when its month has been retired: then `archive` names the file
+    that holds its body, and `entry` has its place and leaf hash. Errors: NOT_FOUND EVENT_NOT_FOUND, CHECKPOINT_NOT_FOUND.
+    """
+    GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetConsistencyProofRequest, _audit_service_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
+    """Proves that the tenant's log only grew between two sizes: it holds at the newer size everything that it held at the
+    older. Any two sizes up to the newest checkpoint. Errors: INVALID_ARGUMENT SIZES_INVALID; NOT_FOUND CHECKPOINT_NOT_FOUND.
+    """
+    GetSuperCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetSuperCheckpointRequest, _audit_service_pb2.GetSuperCheckpointResponse]  # type: ignore[assignment]
+    """Gives the newest statement over all logs of the installation, and the proof that it covers the tenant's own log. It
+    shows nothing of other logs. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND before the tenant's log is in it.
+    """
     VerifyLog: _aio.UnaryStreamMultiCallable[_audit_service_pb2.VerifyLogRequest, _audit_service_pb2.VerifyLogResponse]  # type: ignore[assignment]
-    """Verifies the tenant's log from its first entry: bodies, chain, tree, checkpoints. Progress, then one result."""
+    """Verifies the tenant's log from its first entry: bodies, chain, tree, checkpoints. Progress, then one result. Of months
+    that were retired the leaf hashes are taken. Errors: ABORTED MONTH_RETIRED.
+    """
     ExportEvents: _aio.UnaryStreamMultiCallable[_audit_service_pb2.ExportEventsRequest, _audit_service_pb2.ExportEventsResponse]  # type: ignore[assignment]
-    """Gives the whole log of the tenant up to its newest checkpoint as JSON lines that the offline verifier reads: a header,
-    the entries, the checkpoint. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND.
+    """Gives the log of the tenant up to its newest checkpoint, oldest entry first: as JSON lines that the offline verifier
+    reads (a header, the entries, the checkpoint), or as CSV (RFC 4180) for people. With a filter each JSON line proves its
+    own entry. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND; INVALID_ARGUMENT SEARCH_EMPTY; ABORTED MONTH_RETIRED.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -98,7 +144,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.GetEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.GetEventResponse, _abc.Awaitable[_audit_service_pb2.GetEventResponse]]:
-        """Gives one entry. Errors: NOT_FOUND EVENT_NOT_FOUND."""
+        """Gives one entry. Errors: NOT_FOUND EVENT_NOT_FOUND, EVENT_ARCHIVED when its month has been retired."""
 
     @_abc_1.abstractmethod
     def ListEvents(
@@ -106,7 +152,29 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.ListEventsResponse, _abc.Awaitable[_audit_service_pb2.ListEventsResponse]]:
-        """Lists entries of the tenant's log, newest first."""
+        """Lists entries of the tenant's log, newest first, and finds them by words. Each can be proven by its event id. What is
+        appended while somebody pages comes before the first page. Errors: INVALID_ARGUMENT SEARCH_EMPTY.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTimeline(
+        self,
+        request: _audit_service_pb2.ListTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.ListTimelineResponse, _abc.Awaitable[_audit_service_pb2.ListTimelineResponse]]:
+        """Lists what happened to one entity, across services, in the order in which it happened. All pages show the log as it was
+        at the first.
+        """
+
+    @_abc_1.abstractmethod
+    def GetStatistics(
+        self,
+        request: _audit_service_pb2.GetStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.GetStatisticsResponse, _abc.Awaitable[_audit_service_pb2.GetStatisticsResponse]]:
+        """Counts the entries of the tenant's log by day, source and action. The counts are kept as entries come in, so they also
+        hold for months that have been retired.
+        """
 
     @_abc_1.abstractmethod
     def GetCheckpoint(
@@ -122,7 +190,29 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.GetInclusionProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.GetInclusionProofResponse, _abc.Awaitable[_audit_service_pb2.GetInclusionProofResponse]]:
-        """Proves that an entry is in the log under a checkpoint. Errors: NOT_FOUND EVENT_NOT_FOUND, CHECKPOINT_NOT_FOUND."""
+        """Proves that an entry is in the log under a checkpoint, also when its month has been retired: then `archive` names the file
+        that holds its body, and `entry` has its place and leaf hash. Errors: NOT_FOUND EVENT_NOT_FOUND, CHECKPOINT_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetConsistencyProof(
+        self,
+        request: _audit_service_pb2.GetConsistencyProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.GetConsistencyProofResponse, _abc.Awaitable[_audit_service_pb2.GetConsistencyProofResponse]]:
+        """Proves that the tenant's log only grew between two sizes: it holds at the newer size everything that it held at the
+        older. Any two sizes up to the newest checkpoint. Errors: INVALID_ARGUMENT SIZES_INVALID; NOT_FOUND CHECKPOINT_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSuperCheckpoint(
+        self,
+        request: _audit_service_pb2.GetSuperCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.GetSuperCheckpointResponse, _abc.Awaitable[_audit_service_pb2.GetSuperCheckpointResponse]]:
+        """Gives the newest statement over all logs of the installation, and the proof that it covers the tenant's own log. It
+        shows nothing of other logs. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND before the tenant's log is in it.
+        """
 
     @_abc_1.abstractmethod
     def VerifyLog(
@@ -130,7 +220,9 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.VerifyLogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.VerifyLogResponse], _abc.AsyncIterator[_audit_service_pb2.VerifyLogResponse]]:
-        """Verifies the tenant's log from its first entry: bodies, chain, tree, checkpoints. Progress, then one result."""
+        """Verifies the tenant's log from its first entry: bodies, chain, tree, checkpoints. Progress, then one result. Of months
+        that were retired the leaf hashes are taken. Errors: ABORTED MONTH_RETIRED.
+        """
 
     @_abc_1.abstractmethod
     def ExportEvents(
@@ -138,8 +230,9 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.ExportEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.ExportEventsResponse], _abc.AsyncIterator[_audit_service_pb2.ExportEventsResponse]]:
-        """Gives the whole log of the tenant up to its newest checkpoint as JSON lines that the offline verifier reads: a header,
-        the entries, the checkpoint. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND.
+        """Gives the log of the tenant up to its newest checkpoint, oldest entry first: as JSON lines that the offline verifier
+        reads (a header, the entries, the checkpoint), or as CSV (RFC 4180) for people. With a filter each JSON line proves its
+        own entry. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND; INVALID_ARGUMENT SEARCH_EMPTY; ABORTED MONTH_RETIRED.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from triptych.common.v1 import options_pb2 as triptych_dot_common_dot_v1_dot_options__pb2
 from triptych.common.v1 import principal_pb2 as triptych_dot_common_dot_v1_dot_principal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriptych/audit/v1/event.proto\x12\x11triptych.audit.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"triptych/common/v1/principal.proto\"\x93\x03\n\nAuditEvent\x12\x1a\n\x08\x65vent_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1e\n\ttenant_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12$\n\x06source\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^[a-z]{2,32}$\x12\x1b\n\nsource_seq\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x1a\n\x06\x65ntity\x18\x05 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x30\n\x06\x61\x63tion\x18\x06 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z_]+(\\.[a-z_]+){1,3}$\x12\x34\n\x05\x61\x63tor\x18\x07 \x01(\x0b\x32\x1d.triptych.common.v1.PrincipalB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\noccur_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12(\n\x07payload\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12 \n\x0e\x63orrelation_id\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xba\x01\n\x08LogEntry\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.triptych.audit.v1.AuditEvent\x12\x0e\n\x06log_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12/\n\x0brecord_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x62ody\x18\x05 \x01(\t\x12\x11\n\tleaf_hash\x18\x06 \x01(\t\x12\x11\n\tprev_hash\x18\x07 \x01(\t\"^\n\x07Receipt\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0e\n\x06log_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x11\n\tleaf_hash\x18\x04 \x01(\t\x12\x11\n\tduplicate\x18\x05 \x01(\x08\"\xb6\x01\n\nCheckpoint\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x11\n\troot_hash\x18\x03 \x01(\t\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\x11\n\tsignature\x18\x05 \x01(\t\x12\x13\n\x0bkey_version\x18\x06 \x01(\x05\x12\x12\n\npublic_key\x18\x07 \x01(\t\x12-\n\tsign_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB@\n\x19\x64\x65v.triptych.api.audit.v1P\x01Z!triptych.dev/api/audit/v1;auditv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriptych/audit/v1/event.proto\x12\x11triptych.audit.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a triptych/common/v1/options.proto\x1a\"triptych/common/v1/principal.proto\"\xcb\x03\n\nAuditEvent\x12\x1a\n\x08\x65vent_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1e\n\ttenant_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12$\n\x06source\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^[a-z]{2,32}$\x12\x1b\n\nsource_seq\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x1a\n\x06\x65ntity\x18\x05 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x30\n\x06\x61\x63tion\x18\x06 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z_]+(\\.[a-z_]+){1,3}$\x12\x34\n\x05\x61\x63tor\x18\x07 \x01(\x0b\x32\x1d.triptych.common.v1.PrincipalB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\noccur_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12(\n\x07payload\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12 \n\x0e\x63orrelation_id\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x08openings\x18\x0b \x03(\x0b\x32\x1a.triptych.audit.v1.OpeningB\x08\xbaH\x05\x92\x01\x02\x10@\"t\n\x07Opening\x12\x1b\n\x04path\x18\x01 \x01(\tB\r\xbaH\nr\x08\x10\x02\x18\xac\x02:\x01/\x12\x19\n\x04salt\x18\x02 \x01(\x0c\x42\x0b\xbaH\x04z\x02h\x10\xd0\xf3\x18\x01\x12\x31\n\x05value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\n\xbaH\x03\xc8\x01\x01\xd0\xf3\x18\x01\"\xba\x01\n\x08LogEntry\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.triptych.audit.v1.AuditEvent\x12\x0e\n\x06log_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12/\n\x0brecord_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x62ody\x18\x05 \x01(\t\x12\x11\n\tleaf_hash\x18\x06 \x01(\t\x12\x11\n\tprev_hash\x18\x07 \x01(\t\"^\n\x07Receipt\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0e\n\x06log_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x11\n\tleaf_hash\x18\x04 \x01(\t\x12\x11\n\tduplicate\x18\x05 \x01(\x08\"\xb6\x01\n\nCheckpoint\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x11\n\troot_hash\x18\x03 \x01(\t\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\x11\n\tsignature\x18\x05 \x01(\t\x12\x13\n\x0bkey_version\x18\x06 \x01(\x05\x12\x12\n\npublic_key\x18\x07 \x01(\t\x12-\n\tsign_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x07LogHead\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x11\n\troot_hash\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x03\x12\x11\n\tstatement\x18\x05 \x01(\t\"v\n\x0b\x43osignature\x12\x0f\n\x07witness\x18\x01 \x01(\t\x12/\n\x0b\x63osign_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsignature\x18\x03 \x01(\t\x12\x12\n\npublic_key\x18\x04 \x01(\tB@\n\x19\x64\x65v.triptych.api.audit.v1P\x01Z!triptych.dev/api/audit/v1;auditv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,12 +55,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITEVENT'].fields_by_name['occur_time']._serialized_options = b'\272H\003\310\001\001'
   _globals['_AUDITEVENT'].fields_by_name['correlation_id']._loaded_options = None
   _globals['_AUDITEVENT'].fields_by_name['correlation_id']._serialized_options = b'\272H\005r\003\030\200\001'
-  _globals['_AUDITEVENT']._serialized_start=181
-  _globals['_AUDITEVENT']._serialized_end=584
-  _globals['_LOGENTRY']._serialized_start=587
-  _globals['_LOGENTRY']._serialized_end=773
-  _globals['_RECEIPT']._serialized_start=775
-  _globals['_RECEIPT']._serialized_end=869
-  _globals['_CHECKPOINT']._serialized_start=872
-  _globals['_CHECKPOINT']._serialized_end=1054
+  _globals['_AUDITEVENT'].fields_by_name['openings']._loaded_options = None
+  _globals['_AUDITEVENT'].fields_by_name['openings']._serialized_options = b'\272H\005\222\001\002\020@'
+  _globals['_OPENING'].fields_by_name['path']._loaded_options = None
+  _globals['_OPENING'].fields_by_name['path']._serialized_options = b'\272H\nr\010\020\002\030\254\002:\001/'
+  _globals['_OPENING'].fields_by_name['salt']._loaded_options = None
+  _globals['_OPENING'].fields_by_name['salt']._serialized_options = b'\272H\004z\002h\020\320\363\030\001'
+  _globals['_OPENING'].fields_by_name['value']._loaded_options = None
+  _globals['_OPENING'].fields_by_name['value']._serialized_options = b'\272H\003\310\001\001\320\363\030\001'
+  _globals['_AUDITEVENT']._serialized_start=215
+  _globals['_AUDITEVENT']._serialized_end=674
+  _globals['_OPENING']._serialized_start=676
+  _globals['_OPENING']._serialized_end=792
+  _globals['_LOGENTRY']._serialized_start=795
+  _globals['_LOGENTRY']._serialized_end=981
+  _globals['_RECEIPT']._serialized_start=983
+  _globals['_RECEIPT']._serialized_end=1077
+  _globals['_CHECKPOINT']._serialized_start=1080
+  _globals['_CHECKPOINT']._serialized_end=1262
+  _globals['_LOGHEAD']._serialized_start=1264
+  _globals['_LOGHEAD']._serialized_end=1354
+  _globals['_COSIGNATURE']._serialized_start=1356
+  _globals['_COSIGNATURE']._serialized_end=1474
 # @@protoc_insertion_point(module_scope)

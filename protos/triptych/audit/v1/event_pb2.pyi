@@ -3,10 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from triptych.common.v1 import principal_pb2 as _principal_pb2
 import builtins as _builtins
 import sys
@@ -35,6 +37,7 @@ class AuditEvent(_message.Message):
     OCCUR_TIME_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    OPENINGS_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """UUIDv7, given by the emitter; an event is stored exactly once by it."""
     tenant_id: _builtins.str
@@ -61,6 +64,12 @@ class AuditEvent(_message.Message):
     def payload(self) -> _struct_pb2.Struct:
         """Details: integers within 2^53, strings, booleans, lists, objects; no other numbers. At most 32 KiB as canonical JSON."""
 
+    @_builtins.property
+    def openings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Opening]:
+        """Personal values of the payload. In the payload stands only a commitment to each, so that the value can be erased later
+        and the log still proves. When an event is read, the payload has the values themselves, as far as they are still held.
+        """
+
     def __init__(
         self,
         *,
@@ -74,14 +83,49 @@ class AuditEvent(_message.Message):
         occur_time: _timestamp_pb2.Timestamp | None = ...,
         payload: _struct_pb2.Struct | None = ...,
         correlation_id: _builtins.str = ...,
+        openings: _abc.Iterable[Global___Opening] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "occur_time", b"occur_time", "payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "correlation_id", b"correlation_id", "entity", b"entity", "event_id", b"event_id", "occur_time", b"occur_time", "payload", b"payload", "source", b"source", "source_seq", b"source_seq", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "correlation_id", b"correlation_id", "entity", b"entity", "event_id", b"event_id", "occur_time", b"occur_time", "openings", b"openings", "payload", b"payload", "source", b"source", "source_seq", b"source_seq", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditEvent: _TypeAlias = AuditEvent  # noqa: Y015
+
+@_typing.final
+class Opening(_message.Message):
+    """A personal value and what connects it with the commitment `{"$c": HEX}` that stands in its place in the payload, where
+    HEX is SHA-256(salt, value as canonical JSON). The two are stored beside the log and erased together.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    SALT_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Where in the payload: a JSON Pointer (RFC 6901), for instance `/email`."""
+    salt: _builtins.bytes
+    """16 random bytes."""
+    @_builtins.property
+    def value(self) -> _struct_pb2.Value:
+        """The value."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        salt: _builtins.bytes = ...,
+        value: _struct_pb2.Value | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "salt", b"salt", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Opening: _TypeAlias = Opening  # noqa: Y015
 
 @_typing.final
 class LogEntry(_message.Message):
@@ -222,3 +266,77 @@ class Checkpoint(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class LogHead(_message.Message):
+    """A log as the super-log lists it: one leaf of the super-log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_ID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    ROOT_HASH_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    log_id: _builtins.str
+    """The log."""
+    size: _builtins.int
+    """Number of its entries."""
+    root_hash: _builtins.str
+    """Root of the Merkle tree over them (hex)."""
+    seq: _builtins.int
+    """Position in the super-log, from 0."""
+    statement: _builtins.str
+    """The text that was hashed as the leaf: name of the log, size, root in base64; each on a line."""
+    def __init__(
+        self,
+        *,
+        log_id: _builtins.str = ...,
+        size: _builtins.int = ...,
+        root_hash: _builtins.str = ...,
+        seq: _builtins.int = ...,
+        statement: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_id", b"log_id", "root_hash", b"root_hash", "seq", b"seq", "size", b"size", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogHead: _TypeAlias = LogHead  # noqa: Y015
+
+@_typing.final
+class Cosignature(_message.Message):
+    """What a witness adds to a checkpoint of the super-log: it has seen it grow from the one that it signed before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITNESS_FIELD_NUMBER: _builtins.int
+    COSIGN_TIME_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    witness: _builtins.str
+    """Name of the witness."""
+    signature: _builtins.str
+    """Ed25519 signature over `cosignature/v1`, the time and the checkpoint's note (C2SP tlog-cosignature), base64."""
+    public_key: _builtins.str
+    """Ed25519 public key of the witness, base64, 32 bytes. Trust it only when it is known from elsewhere."""
+    @_builtins.property
+    def cosign_time(self) -> _timestamp_pb2.Timestamp:
+        """When it signed, by its own clock, in whole seconds."""
+
+    def __init__(
+        self,
+        *,
+        witness: _builtins.str = ...,
+        cosign_time: _timestamp_pb2.Timestamp | None = ...,
+        signature: _builtins.str = ...,
+        public_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cosign_time", b"cosign_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosign_time", b"cosign_time", "public_key", b"public_key", "signature", b"signature", "witness", b"witness"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cosignature: _TypeAlias = Cosignature  # noqa: Y015

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etriptych/audit/v1/reason.proto\x12\x11triptych.audit.v1*\xac\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14REASON_EVENT_INVALID\x10\x01\x12\x19\n\x15REASON_EVENT_CONFLICT\x10\x02\x12\x18\n\x14REASON_SOURCE_FORGED\x10\x03\x12\x1a\n\x16REASON_EVENT_NOT_FOUND\x10\x04\x12\x1f\n\x1bREASON_CHECKPOINT_NOT_FOUND\x10\x05\x42@\n\x19\x64\x65v.triptych.api.audit.v1P\x01Z!triptych.dev/api/audit/v1;auditv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etriptych/audit/v1/reason.proto\x12\x11triptych.audit.v1*\xb2\x02\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14REASON_EVENT_INVALID\x10\x01\x12\x19\n\x15REASON_EVENT_CONFLICT\x10\x02\x12\x18\n\x14REASON_SOURCE_FORGED\x10\x03\x12\x1a\n\x16REASON_EVENT_NOT_FOUND\x10\x04\x12\x1f\n\x1bREASON_CHECKPOINT_NOT_FOUND\x10\x05\x12\x18\n\x14REASON_SIZES_INVALID\x10\x06\x12\x17\n\x13REASON_SEARCH_EMPTY\x10\x14\x12\x19\n\x15REASON_EVENT_ARCHIVED\x10\x15\x12\x1c\n\x18REASON_NOTHING_TO_REDACT\x10\x16\x12\x18\n\x14REASON_MONTH_RETIRED\x10\x17\x42@\n\x19\x64\x65v.triptych.api.audit.v1P\x01Z!triptych.dev/api/audit/v1;auditv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\031dev.triptych.api.audit.v1P\001Z!triptych.dev/api/audit/v1;auditv1'
   _globals['_REASON']._serialized_start=54
-  _globals['_REASON']._serialized_end=226
+  _globals['_REASON']._serialized_end=360
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,20 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """NOT_FOUND: no such event in the caller's tenant."""
     REASON_CHECKPOINT_NOT_FOUND: _Reason.ValueType  # 5
     """NOT_FOUND: no checkpoint covers this yet; the next is signed within seconds."""
+    REASON_SIZES_INVALID: _Reason.ValueType  # 6
+    """INVALID_ARGUMENT: a proof is asked for between sizes that are reversed, or beyond the newest checkpoint.
+    Example: {"reason": "SIZES_INVALID", "metadata": {"old_size": "7", "size": "12", "newest": "9"}}
+    """
+    REASON_SEARCH_EMPTY: _Reason.ValueType  # 20
+    """INVALID_ARGUMENT: the text to search for has no word in it."""
+    REASON_EVENT_ARCHIVED: _Reason.ValueType  # 21
+    """NOT_FOUND: the month of the event has been retired; its body is in an archive, and it can still be proven.
+    Example: {"reason": "EVENT_ARCHIVED", "metadata": {"event_id": "0197...", "seq": "12", "archive": "2026-08/..."}}
+    """
+    REASON_NOTHING_TO_REDACT: _Reason.ValueType  # 22
+    """FAILED_PRECONDITION: the event holds no personal value (any more) at these paths."""
+    REASON_MONTH_RETIRED: _Reason.ValueType  # 23
+    """ABORTED: a month left the log while it was exported or verified; do it again."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Reasons (`ErrorInfo.reason`, domain `triptych`) of the audit service."""
@@ -58,4 +72,18 @@ REASON_EVENT_NOT_FOUND: Reason.ValueType  # 4
 """NOT_FOUND: no such event in the caller's tenant."""
 REASON_CHECKPOINT_NOT_FOUND: Reason.ValueType  # 5
 """NOT_FOUND: no checkpoint covers this yet; the next is signed within seconds."""
+REASON_SIZES_INVALID: Reason.ValueType  # 6
+"""INVALID_ARGUMENT: a proof is asked for between sizes that are reversed, or beyond the newest checkpoint.
+Example: {"reason": "SIZES_INVALID", "metadata": {"old_size": "7", "size": "12", "newest": "9"}}
+"""
+REASON_SEARCH_EMPTY: Reason.ValueType  # 20
+"""INVALID_ARGUMENT: the text to search for has no word in it."""
+REASON_EVENT_ARCHIVED: Reason.ValueType  # 21
+"""NOT_FOUND: the month of the event has been retired; its body is in an archive, and it can still be proven.
+Example: {"reason": "EVENT_ARCHIVED", "metadata": {"event_id": "0197...", "seq": "12", "archive": "2026-08/..."}}
+"""
+REASON_NOTHING_TO_REDACT: Reason.ValueType  # 22
+"""FAILED_PRECONDITION: the event holds no personal value (any more) at these paths."""
+REASON_MONTH_RETIRED: Reason.ValueType  # 23
+"""ABORTED: a month left the log while it was exported or verified; do it again."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -45,10 +45,60 @@ class AuthServiceStub:
                 request_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.VerifyEmailRequest.SerializeToString,
                 response_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.VerifyEmailResponse.FromString,
                 _registered_method=True)
+        self.ResendVerification = channel.unary_unary(
+                '/triptych.auth.v1.AuthService/ResendVerification',
+                request_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ResendVerificationRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ResendVerificationResponse.FromString,
+                _registered_method=True)
         self.Login = channel.unary_unary(
                 '/triptych.auth.v1.AuthService/Login',
                 request_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.LoginRequest.SerializeToString,
                 response_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.LoginResponse.FromString,
+                _registered_method=True)
+        self.CompleteLogin = channel.unary_unary(
+                '/triptych.auth.v1.AuthService/CompleteLogin',
+                request_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.CompleteLoginRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.CompleteLoginResponse.FromString,
+                _registered_method=True)
+        self.BeginPasskeyLogin = channel.unary_unary(
+                '/triptych.auth.v1.AuthService/BeginPasskeyLogin',
+                request_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.BeginPasskeyLoginRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.BeginPasskeyLoginResponse.FromString,
+                _registered_method=True)
+        self.FinishPasskeyLogin = channel.unary_unary(
+                '/triptych.auth.v1.AuthService/FinishPasskeyLogin',
+                request_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.FinishPasskeyLoginRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.FinishPasskeyLoginResponse.FromString,
+                _registered_method=True)
+        self.Reauthenticate = channel.unary_unary(
+                '/triptych.auth.v1.AuthService/Reauthenticate',
+                request_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ReauthenticateRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ReauthenticateResponse.FromString,
+                _registered_method=True)
+        self.SwitchTenant = channel.unary_unary(
+                '/triptych.auth.v1.AuthService/SwitchTenant',
+                request_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.SwitchTenantRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.SwitchTenantResponse.FromString,
+                _registered_method=True)
+        self.RequestPasswordReset = channel.unary_unary(
+                '/triptych.auth.v1.AuthService/RequestPasswordReset',
+                request_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.RequestPasswordResetRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.RequestPasswordResetResponse.FromString,
+                _registered_method=True)
+        self.ResetPassword = channel.unary_unary(
+                '/triptych.auth.v1.AuthService/ResetPassword',
+                request_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ResetPasswordRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ResetPasswordResponse.FromString,
+                _registered_method=True)
+        self.ChangePassword = channel.unary_unary(
+                '/triptych.auth.v1.AuthService/ChangePassword',
+                request_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ChangePasswordRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ChangePasswordResponse.FromString,
+                _registered_method=True)
+        self.ChangeEmail = channel.unary_unary(
+                '/triptych.auth.v1.AuthService/ChangeEmail',
+                request_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ChangeEmailRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ChangeEmailResponse.FromString,
                 _registered_method=True)
         self.Refresh = channel.unary_unary(
                 '/triptych.auth.v1.AuthService/Refresh',
@@ -81,7 +131,16 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyEmail(self, request, context):
-        """Proves an address with the code from the mail; single use, 24 h. Errors: FAILED_PRECONDITION VERIFICATION_INVALID.
+        """Proves an address with the code from the mail of Register, ResendVerification or ChangeEmail; single use, 24 h. With the code of
+        ChangeEmail the address changes. Errors: FAILED_PRECONDITION VERIFICATION_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResendVerification(self, request, context):
+        """Sends the mail of Register again, with a new code; the old one ends. The answer is the same whether or not the address is
+        known, proven already, or has had five mails in the last hour. Errors: INVALID_ARGUMENT EMAIL_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,7 +148,89 @@ class AuthServiceServicer:
 
     def Login(self, request, context):
         """Begins a session. Every failure (unknown address, wrong password, locked, not verified, not active) has the same answer
-        and takes the same time. Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
+        and takes the same time. Who has a second factor gets no tokens but a `login_ticket` for CompleteLogin.
+        Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteLogin(self, request, context):
+        """Ends a login that needs a second factor. The ticket is good for five minutes and one success, and for nothing else.
+        Errors: UNAUTHENTICATED LOGIN_FAILED (ticket or code is not good, or was used); RESOURCE_EXHAUSTED FACTOR_RATE after five
+        failures of this person in 15 minutes, whatever the session, LOGIN_RATE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginPasskeyLogin(self, request, context):
+        """Begins a login with a passkey: as the second factor of a ticket, or alone, when it is to prove possession and person
+        at once. Errors: UNAUTHENTICATED LOGIN_FAILED (ticket); FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishPasskeyLogin(self, request, context):
+        """Ends it and begins a session. Errors: UNAUTHENTICATED PASSKEY_INVALID (wrong origin, relying party, signature or counter; the
+        challenge was used, is too old or not ours; the person was not verified; nobody who may log in has this passkey);
+        FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reauthenticate(self, request, context):
+        """Shows again who the caller is, for what needs it: changes of factors, address and account. It counts for five minutes, for this
+        session. Who has a second factor must give a code as well. Wrong ones count like failed logins.
+        Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED FACTOR_RATE, SERVER_BUSY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SwitchTenant(self, request, context):
+        """Begins a session of the caller in another tenant that they belong to; the session in this one goes on. The new one has the
+        same end. Errors: NOT_FOUND TENANT_NOT_FOUND when there is none, or the caller does not belong to it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestPasswordReset(self, request, context):
+        """Sends a mail with a code to set a new password, to the address as it is stored. The answer is the same, and takes the same
+        time, whether or not the address is known. One code of a person is good at a time, for 30 minutes; five mails an hour.
+        Errors: RESOURCE_EXHAUSTED LOGIN_RATE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetPassword(self, request, context):
+        """Sets a new password with that code; all sessions of the person end, a second factor is still asked for at the next login. The
+        code proves the address as well, and ends its lock after failed logins.
+        Errors: FAILED_PRECONDITION RESET_INVALID (unknown, used, expired, superseded, or the address changed since);
+        INVALID_ARGUMENT PASSWORD_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangePassword(self, request, context):
+        """Sets a new password with the old one. All sessions of the person end, this one too; the answer begins a new one.
+        A wrong old password counts like a failed login. Errors: UNAUTHENTICATED LOGIN_FAILED; INVALID_ARGUMENT PASSWORD_REFUSED;
+        RESOURCE_EXHAUSTED SERVER_BUSY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeEmail(self, request, context):
+        """Asks for another address. A mail with a code goes to the new one, and a notice to the old one; it changes when VerifyEmail gets
+        the code; a new password in between undoes it, and so does another request. The answer is the same whether or not somebody else
+        has the address, or one of both has had five mails in the last hour. Errors: PERMISSION_DENIED REAUTHENTICATION_REQUIRED;
+        INVALID_ARGUMENT EMAIL_REFUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +245,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Logout(self, request, context):
-        """Ends the caller's session; ending it twice is no error.
+        """Ends the caller's session; its access tokens are refused everywhere within a second, by this method too: a repeated Logout that
+        fails with UNAUTHENTICATED TOKEN_INVALID has nothing left to end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,10 +272,60 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     request_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.VerifyEmailRequest.FromString,
                     response_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.VerifyEmailResponse.SerializeToString,
             ),
+            'ResendVerification': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResendVerification,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ResendVerificationRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ResendVerificationResponse.SerializeToString,
+            ),
             'Login': grpc.unary_unary_rpc_method_handler(
                     servicer.Login,
                     request_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.LoginRequest.FromString,
                     response_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.LoginResponse.SerializeToString,
+            ),
+            'CompleteLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteLogin,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.CompleteLoginRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.CompleteLoginResponse.SerializeToString,
+            ),
+            'BeginPasskeyLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginPasskeyLogin,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.BeginPasskeyLoginRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.BeginPasskeyLoginResponse.SerializeToString,
+            ),
+            'FinishPasskeyLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishPasskeyLogin,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.FinishPasskeyLoginRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.FinishPasskeyLoginResponse.SerializeToString,
+            ),
+            'Reauthenticate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reauthenticate,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ReauthenticateRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ReauthenticateResponse.SerializeToString,
+            ),
+            'SwitchTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwitchTenant,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.SwitchTenantRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.SwitchTenantResponse.SerializeToString,
+            ),
+            'RequestPasswordReset': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestPasswordReset,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.RequestPasswordResetRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.RequestPasswordResetResponse.SerializeToString,
+            ),
+            'ResetPassword': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetPassword,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ResetPasswordRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ResetPasswordResponse.SerializeToString,
+            ),
+            'ChangePassword': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePassword,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ChangePasswordRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ChangePasswordResponse.SerializeToString,
+            ),
+            'ChangeEmail': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeEmail,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ChangeEmailRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_auth__service__pb2.ChangeEmailResponse.SerializeToString,
             ),
             'Refresh': grpc.unary_unary_rpc_method_handler(
                     servicer.Refresh,
@@ -217,6 +409,33 @@ class AuthService:
             _registered_method=True)
 
     @staticmethod
+    def ResendVerification(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.AuthService/ResendVerification',
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.ResendVerificationRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.ResendVerificationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Login(request,
             target,
             options=(),
@@ -233,6 +452,249 @@ class AuthService:
             '/triptych.auth.v1.AuthService/Login',
             triptych_dot_auth_dot_v1_dot_auth__service__pb2.LoginRequest.SerializeToString,
             triptych_dot_auth_dot_v1_dot_auth__service__pb2.LoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.AuthService/CompleteLogin',
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.CompleteLoginRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.CompleteLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginPasskeyLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.AuthService/BeginPasskeyLogin',
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.BeginPasskeyLoginRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.BeginPasskeyLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishPasskeyLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.AuthService/FinishPasskeyLogin',
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.FinishPasskeyLoginRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.FinishPasskeyLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reauthenticate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.AuthService/Reauthenticate',
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.ReauthenticateRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.ReauthenticateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwitchTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.AuthService/SwitchTenant',
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.SwitchTenantRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.SwitchTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestPasswordReset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.AuthService/RequestPasswordReset',
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.RequestPasswordResetRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.RequestPasswordResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetPassword(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.AuthService/ResetPassword',
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.ResetPasswordRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.ResetPasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePassword(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.AuthService/ChangePassword',
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.ChangePasswordRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.ChangePasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeEmail(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.AuthService/ChangeEmail',
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.ChangeEmailRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_auth__service__pb2.ChangeEmailResponse.FromString,
             options,
             channel_credentials,
             insecure,

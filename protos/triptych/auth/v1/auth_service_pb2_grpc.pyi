@@ -39,17 +39,71 @@ class AuthServiceStub:
     INVALID_ARGUMENT PASSWORD_REFUSED, EMAIL_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
     """
     VerifyEmail: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]
-    """Proves an address with the code from the mail; single use, 24 h. Errors: FAILED_PRECONDITION VERIFICATION_INVALID."""
+    """Proves an address with the code from the mail of Register, ResendVerification or ChangeEmail; single use, 24 h. With the code of
+    ChangeEmail the address changes. Errors: FAILED_PRECONDITION VERIFICATION_INVALID.
+    """
+    ResendVerification: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ResendVerificationRequest, _auth_service_pb2.ResendVerificationResponse]
+    """Sends the mail of Register again, with a new code; the old one ends. The answer is the same whether or not the address is
+    known, proven already, or has had five mails in the last hour. Errors: INVALID_ARGUMENT EMAIL_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE.
+    """
     Login: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]
     """Begins a session. Every failure (unknown address, wrong password, locked, not verified, not active) has the same answer
-    and takes the same time. Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
+    and takes the same time. Who has a second factor gets no tokens but a `login_ticket` for CompleteLogin.
+    Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
+    """
+    CompleteLogin: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteLoginRequest, _auth_service_pb2.CompleteLoginResponse]
+    """Ends a login that needs a second factor. The ticket is good for five minutes and one success, and for nothing else.
+    Errors: UNAUTHENTICATED LOGIN_FAILED (ticket or code is not good, or was used); RESOURCE_EXHAUSTED FACTOR_RATE after five
+    failures of this person in 15 minutes, whatever the session, LOGIN_RATE.
+    """
+    BeginPasskeyLogin: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]
+    """Begins a login with a passkey: as the second factor of a ticket, or alone, when it is to prove possession and person
+    at once. Errors: UNAUTHENTICATED LOGIN_FAILED (ticket); FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
+    """
+    FinishPasskeyLogin: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.FinishPasskeyLoginRequest, _auth_service_pb2.FinishPasskeyLoginResponse]
+    """Ends it and begins a session. Errors: UNAUTHENTICATED PASSKEY_INVALID (wrong origin, relying party, signature or counter; the
+    challenge was used, is too old or not ours; the person was not verified; nobody who may log in has this passkey);
+    FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
+    """
+    Reauthenticate: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ReauthenticateRequest, _auth_service_pb2.ReauthenticateResponse]
+    """Shows again who the caller is, for what needs it: changes of factors, address and account. It counts for five minutes, for this
+    session. Who has a second factor must give a code as well. Wrong ones count like failed logins.
+    Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED FACTOR_RATE, SERVER_BUSY.
+    """
+    SwitchTenant: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.SwitchTenantRequest, _auth_service_pb2.SwitchTenantResponse]
+    """Begins a session of the caller in another tenant that they belong to; the session in this one goes on. The new one has the
+    same end. Errors: NOT_FOUND TENANT_NOT_FOUND when there is none, or the caller does not belong to it.
+    """
+    RequestPasswordReset: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]
+    """Sends a mail with a code to set a new password, to the address as it is stored. The answer is the same, and takes the same
+    time, whether or not the address is known. One code of a person is good at a time, for 30 minutes; five mails an hour.
+    Errors: RESOURCE_EXHAUSTED LOGIN_RATE.
+    """
+    ResetPassword: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ResetPasswordRequest, _auth_service_pb2.ResetPasswordResponse]
+    """Sets a new password with that code; all sessions of the person end, a second factor is still asked for at the next login. The
+    code proves the address as well, and ends its lock after failed logins.
+    Errors: FAILED_PRECONDITION RESET_INVALID (unknown, used, expired, superseded, or the address changed since);
+    INVALID_ARGUMENT PASSWORD_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
+    """
+    ChangePassword: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ChangePasswordRequest, _auth_service_pb2.ChangePasswordResponse]
+    """Sets a new password with the old one. All sessions of the person end, this one too; the answer begins a new one.
+    A wrong old password counts like a failed login. Errors: UNAUTHENTICATED LOGIN_FAILED; INVALID_ARGUMENT PASSWORD_REFUSED;
+    RESOURCE_EXHAUSTED SERVER_BUSY.
+    """
+    ChangeEmail: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ChangeEmailRequest, _auth_service_pb2.ChangeEmailResponse]
+    """Asks for another address. A mail with a code goes to the new one, and a notice to the old one; it changes when VerifyEmail gets
+    the code; a new password in between undoes it, and so does another request. The answer is the same whether or not somebody else
+    has the address, or one of both has had five mails in the last hour. Errors: PERMISSION_DENIED REAUTHENTICATION_REQUIRED;
+    INVALID_ARGUMENT EMAIL_REFUSED.
     """
     Refresh: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshRequest, _auth_service_pb2.RefreshResponse]
     """Gives new tokens for a refresh token. The token before it stays good for 10 s and leads to the same new one, for answers
     that were lost; its use afterwards ends the session. Errors: UNAUTHENTICATED SESSION_INVALID.
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LogoutRequest, _auth_service_pb2.LogoutResponse]
-    """Ends the caller's session; ending it twice is no error."""
+    """Ends the caller's session; its access tokens are refused everywhere within a second, by this method too: a repeated Logout that
+    fails with UNAUTHENTICATED TOKEN_INVALID has nothing left to end.
+    """
     GetSigningKeys: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.GetSigningKeysRequest, _auth_service_pb2.GetSigningKeysResponse]
     """Gives the public keys that access tokens are signed with, those about to be used and those just retired included."""
 
@@ -64,17 +118,71 @@ class AuthServiceAsyncStub(AuthServiceStub):
     INVALID_ARGUMENT PASSWORD_REFUSED, EMAIL_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
     """
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]  # type: ignore[assignment]
-    """Proves an address with the code from the mail; single use, 24 h. Errors: FAILED_PRECONDITION VERIFICATION_INVALID."""
+    """Proves an address with the code from the mail of Register, ResendVerification or ChangeEmail; single use, 24 h. With the code of
+    ChangeEmail the address changes. Errors: FAILED_PRECONDITION VERIFICATION_INVALID.
+    """
+    ResendVerification: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ResendVerificationRequest, _auth_service_pb2.ResendVerificationResponse]  # type: ignore[assignment]
+    """Sends the mail of Register again, with a new code; the old one ends. The answer is the same whether or not the address is
+    known, proven already, or has had five mails in the last hour. Errors: INVALID_ARGUMENT EMAIL_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE.
+    """
     Login: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]  # type: ignore[assignment]
     """Begins a session. Every failure (unknown address, wrong password, locked, not verified, not active) has the same answer
-    and takes the same time. Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
+    and takes the same time. Who has a second factor gets no tokens but a `login_ticket` for CompleteLogin.
+    Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
+    """
+    CompleteLogin: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteLoginRequest, _auth_service_pb2.CompleteLoginResponse]  # type: ignore[assignment]
+    """Ends a login that needs a second factor. The ticket is good for five minutes and one success, and for nothing else.
+    Errors: UNAUTHENTICATED LOGIN_FAILED (ticket or code is not good, or was used); RESOURCE_EXHAUSTED FACTOR_RATE after five
+    failures of this person in 15 minutes, whatever the session, LOGIN_RATE.
+    """
+    BeginPasskeyLogin: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]  # type: ignore[assignment]
+    """Begins a login with a passkey: as the second factor of a ticket, or alone, when it is to prove possession and person
+    at once. Errors: UNAUTHENTICATED LOGIN_FAILED (ticket); FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
+    """
+    FinishPasskeyLogin: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.FinishPasskeyLoginRequest, _auth_service_pb2.FinishPasskeyLoginResponse]  # type: ignore[assignment]
+    """Ends it and begins a session. Errors: UNAUTHENTICATED PASSKEY_INVALID (wrong origin, relying party, signature or counter; the
+    challenge was used, is too old or not ours; the person was not verified; nobody who may log in has this passkey);
+    FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
+    """
+    Reauthenticate: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ReauthenticateRequest, _auth_service_pb2.ReauthenticateResponse]  # type: ignore[assignment]
+    """Shows again who the caller is, for what needs it: changes of factors, address and account. It counts for five minutes, for this
+    session. Who has a second factor must give a code as well. Wrong ones count like failed logins.
+    Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED FACTOR_RATE, SERVER_BUSY.
+    """
+    SwitchTenant: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.SwitchTenantRequest, _auth_service_pb2.SwitchTenantResponse]  # type: ignore[assignment]
+    """Begins a session of the caller in another tenant that they belong to; the session in this one goes on. The new one has the
+    same end. Errors: NOT_FOUND TENANT_NOT_FOUND when there is none, or the caller does not belong to it.
+    """
+    RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]  # type: ignore[assignment]
+    """Sends a mail with a code to set a new password, to the address as it is stored. The answer is the same, and takes the same
+    time, whether or not the address is known. One code of a person is good at a time, for 30 minutes; five mails an hour.
+    Errors: RESOURCE_EXHAUSTED LOGIN_RATE.
+    """
+    ResetPassword: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ResetPasswordRequest, _auth_service_pb2.ResetPasswordResponse]  # type: ignore[assignment]
+    """Sets a new password with that code; all sessions of the person end, a second factor is still asked for at the next login. The
+    code proves the address as well, and ends its lock after failed logins.
+    Errors: FAILED_PRECONDITION RESET_INVALID (unknown, used, expired, superseded, or the address changed since);
+    INVALID_ARGUMENT PASSWORD_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
+    """
+    ChangePassword: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ChangePasswordRequest, _auth_service_pb2.ChangePasswordResponse]  # type: ignore[assignment]
+    """Sets a new password with the old one. All sessions of the person end, this one too; the answer begins a new one.
+    A wrong old password counts like a failed login. Errors: UNAUTHENTICATED LOGIN_FAILED; INVALID_ARGUMENT PASSWORD_REFUSED;
+    RESOURCE_EXHAUSTED SERVER_BUSY.
+    """
+    ChangeEmail: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ChangeEmailRequest, _auth_service_pb2.ChangeEmailResponse]  # type: ignore[assignment]
+    """Asks for another address. A mail with a code goes to the new one, and a notice to the old one; it changes when VerifyEmail gets
+    the code; a new password in between undoes it, and so does another request. The answer is the same whether or not somebody else
+    has the address, or one of both has had five mails in the last hour. Errors: PERMISSION_DENIED REAUTHENTICATION_REQUIRED;
+    INVALID_ARGUMENT EMAIL_REFUSED.
     """
     Refresh: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshRequest, _auth_service_pb2.RefreshResponse]  # type: ignore[assignment]
     """Gives new tokens for a refresh token. The token before it stays good for 10 s and leads to the same new one, for answers
     that were lost; its use afterwards ends the session. Errors: UNAUTHENTICATED SESSION_INVALID.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LogoutRequest, _auth_service_pb2.LogoutResponse]  # type: ignore[assignment]
-    """Ends the caller's session; ending it twice is no error."""
+    """Ends the caller's session; its access tokens are refused everywhere within a second, by this method too: a repeated Logout that
+    fails with UNAUTHENTICATED TOKEN_INVALID has nothing left to end.
+    """
     GetSigningKeys: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.GetSigningKeysRequest, _auth_service_pb2.GetSigningKeysResponse]  # type: ignore[assignment]
     """Gives the public keys that access tokens are signed with, those about to be used and those just retired included."""
 
@@ -98,7 +206,19 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.VerifyEmailRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.VerifyEmailResponse, _abc.Awaitable[_auth_service_pb2.VerifyEmailResponse]]:
-        """Proves an address with the code from the mail; single use, 24 h. Errors: FAILED_PRECONDITION VERIFICATION_INVALID."""
+        """Proves an address with the code from the mail of Register, ResendVerification or ChangeEmail; single use, 24 h. With the code of
+        ChangeEmail the address changes. Errors: FAILED_PRECONDITION VERIFICATION_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ResendVerification(
+        self,
+        request: _auth_service_pb2.ResendVerificationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.ResendVerificationResponse, _abc.Awaitable[_auth_service_pb2.ResendVerificationResponse]]:
+        """Sends the mail of Register again, with a new code; the old one ends. The answer is the same whether or not the address is
+        known, proven already, or has had five mails in the last hour. Errors: INVALID_ARGUMENT EMAIL_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE.
+        """
 
     @_abc_1.abstractmethod
     def Login(
@@ -107,7 +227,107 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.LoginResponse, _abc.Awaitable[_auth_service_pb2.LoginResponse]]:
         """Begins a session. Every failure (unknown address, wrong password, locked, not verified, not active) has the same answer
-        and takes the same time. Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
+        and takes the same time. Who has a second factor gets no tokens but a `login_ticket` for CompleteLogin.
+        Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
+        """
+
+    @_abc_1.abstractmethod
+    def CompleteLogin(
+        self,
+        request: _auth_service_pb2.CompleteLoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.CompleteLoginResponse, _abc.Awaitable[_auth_service_pb2.CompleteLoginResponse]]:
+        """Ends a login that needs a second factor. The ticket is good for five minutes and one success, and for nothing else.
+        Errors: UNAUTHENTICATED LOGIN_FAILED (ticket or code is not good, or was used); RESOURCE_EXHAUSTED FACTOR_RATE after five
+        failures of this person in 15 minutes, whatever the session, LOGIN_RATE.
+        """
+
+    @_abc_1.abstractmethod
+    def BeginPasskeyLogin(
+        self,
+        request: _auth_service_pb2.BeginPasskeyLoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.BeginPasskeyLoginResponse, _abc.Awaitable[_auth_service_pb2.BeginPasskeyLoginResponse]]:
+        """Begins a login with a passkey: as the second factor of a ticket, or alone, when it is to prove possession and person
+        at once. Errors: UNAUTHENTICATED LOGIN_FAILED (ticket); FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
+        """
+
+    @_abc_1.abstractmethod
+    def FinishPasskeyLogin(
+        self,
+        request: _auth_service_pb2.FinishPasskeyLoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.FinishPasskeyLoginResponse, _abc.Awaitable[_auth_service_pb2.FinishPasskeyLoginResponse]]:
+        """Ends it and begins a session. Errors: UNAUTHENTICATED PASSKEY_INVALID (wrong origin, relying party, signature or counter; the
+        challenge was used, is too old or not ours; the person was not verified; nobody who may log in has this passkey);
+        FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
+        """
+
+    @_abc_1.abstractmethod
+    def Reauthenticate(
+        self,
+        request: _auth_service_pb2.ReauthenticateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.ReauthenticateResponse, _abc.Awaitable[_auth_service_pb2.ReauthenticateResponse]]:
+        """Shows again who the caller is, for what needs it: changes of factors, address and account. It counts for five minutes, for this
+        session. Who has a second factor must give a code as well. Wrong ones count like failed logins.
+        Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED FACTOR_RATE, SERVER_BUSY.
+        """
+
+    @_abc_1.abstractmethod
+    def SwitchTenant(
+        self,
+        request: _auth_service_pb2.SwitchTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.SwitchTenantResponse, _abc.Awaitable[_auth_service_pb2.SwitchTenantResponse]]:
+        """Begins a session of the caller in another tenant that they belong to; the session in this one goes on. The new one has the
+        same end. Errors: NOT_FOUND TENANT_NOT_FOUND when there is none, or the caller does not belong to it.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestPasswordReset(
+        self,
+        request: _auth_service_pb2.RequestPasswordResetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.RequestPasswordResetResponse, _abc.Awaitable[_auth_service_pb2.RequestPasswordResetResponse]]:
+        """Sends a mail with a code to set a new password, to the address as it is stored. The answer is the same, and takes the same
+        time, whether or not the address is known. One code of a person is good at a time, for 30 minutes; five mails an hour.
+        Errors: RESOURCE_EXHAUSTED LOGIN_RATE.
+        """
+
+    @_abc_1.abstractmethod
+    def ResetPassword(
+        self,
+        request: _auth_service_pb2.ResetPasswordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.ResetPasswordResponse, _abc.Awaitable[_auth_service_pb2.ResetPasswordResponse]]:
+        """Sets a new password with that code; all sessions of the person end, a second factor is still asked for at the next login. The
+        code proves the address as well, and ends its lock after failed logins.
+        Errors: FAILED_PRECONDITION RESET_INVALID (unknown, used, expired, superseded, or the address changed since);
+        INVALID_ARGUMENT PASSWORD_REFUSED; RESOURCE_EXHAUSTED LOGIN_RATE, SERVER_BUSY.
+        """
+
+    @_abc_1.abstractmethod
+    def ChangePassword(
+        self,
+        request: _auth_service_pb2.ChangePasswordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.ChangePasswordResponse, _abc.Awaitable[_auth_service_pb2.ChangePasswordResponse]]:
+        """Sets a new password with the old one. All sessions of the person end, this one too; the answer begins a new one.
+        A wrong old password counts like a failed login. Errors: UNAUTHENTICATED LOGIN_FAILED; INVALID_ARGUMENT PASSWORD_REFUSED;
+        RESOURCE_EXHAUSTED SERVER_BUSY.
+        """
+
+    @_abc_1.abstractmethod
+    def ChangeEmail(
+        self,
+        request: _auth_service_pb2.ChangeEmailRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.ChangeEmailResponse, _abc.Awaitable[_auth_service_pb2.ChangeEmailResponse]]:
+        """Asks for another address. A mail with a code goes to the new one, and a notice to the old one; it changes when VerifyEmail gets
+        the code; a new password in between undoes it, and so does another request. The answer is the same whether or not somebody else
+        has the address, or one of both has had five mails in the last hour. Errors: PERMISSION_DENIED REAUTHENTICATION_REQUIRED;
+        INVALID_ARGUMENT EMAIL_REFUSED.
         """
 
     @_abc_1.abstractmethod
@@ -126,7 +346,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.LogoutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.LogoutResponse, _abc.Awaitable[_auth_service_pb2.LogoutResponse]]:
-        """Ends the caller's session; ending it twice is no error."""
+        """Ends the caller's session; its access tokens are refused everywhere within a second, by this method too: a repeated Logout that
+        fails with UNAUTHENTICATED TOKEN_INVALID has nothing left to end.
+        """
 
     @_abc_1.abstractmethod
     def GetSigningKeys(

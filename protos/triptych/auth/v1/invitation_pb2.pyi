@@ -20,7 +20,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Invitation(_message.Message):
-    """A way in for people who have no account. The code is shown once, at creation, and stored as a hash."""
+    """A way in: for people who have no account, and for those of other tenants. The code is shown once, at creation, and stored as a
+    hash. It is good no longer than who made it is an admin who may log in.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

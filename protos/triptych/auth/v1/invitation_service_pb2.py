@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from triptych.auth.v1 import invitation_pb2 as triptych_dot_auth_dot_v1_dot_invitation__pb2
+from triptych.auth.v1 import tenant_pb2 as triptych_dot_auth_dot_v1_dot_tenant__pb2
 from triptych.common.v1 import options_pb2 as triptych_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)triptych/auth/v1/invitation_service.proto\x12\x10triptych.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!triptych/auth/v1/invitation.proto\x1a triptych/common/v1/options.proto\"t\n\x17\x43reateInvitationRequest\x12\x38\n\ninvitation\x18\x01 \x01(\x0b\x32\x1c.triptych.auth.v1.InvitationB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"`\n\x18\x43reateInvitationResponse\x12\x30\n\ninvitation\x18\x01 \x01(\x0b\x32\x1c.triptych.auth.v1.Invitation\x12\x12\n\x04\x63ode\x18\x02 \x01(\tB\x04\xd0\xf3\x18\x01\"R\n\x16ListInvitationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"e\n\x17ListInvitationsResponse\x12\x31\n\x0binvitations\x18\x01 \x03(\x0b\x32\x1c.triptych.auth.v1.Invitation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\x17RevokeInvitationRequest\x12\x1f\n\rinvitation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"L\n\x18RevokeInvitationResponse\x12\x30\n\ninvitation\x18\x01 \x01(\x0b\x32\x1c.triptych.auth.v1.Invitation2\x85\x04\n\x11InvitationService\x12\xa7\x01\n\x10\x43reateInvitation\x12).triptych.auth.v1.CreateInvitationRequest\x1a*.triptych.auth.v1.CreateInvitationResponse\"<\xca\xf3\x18\x38\n\x04user\x12\x12invitations.create\x18\x04\"\x16\x61uth.invitation.create*\x02\x08\x05\x12\x9b\x01\n\x0fListInvitations\x12(.triptych.auth.v1.ListInvitationsRequest\x1a).triptych.auth.v1.ListInvitationsResponse\"3\x90\x02\x01\xca\xf3\x18,\n\x04user\x12\x10invitations.list\x18\x04\"\x0cnone: a read*\x02\x08\x02\x12\xa7\x01\n\x10RevokeInvitation\x12).triptych.auth.v1.RevokeInvitationRequest\x1a*.triptych.auth.v1.RevokeInvitationResponse\"<\xca\xf3\x18\x38\n\x04user\x12\x12invitations.revoke\x18\x04\"\x16\x61uth.invitation.revoke*\x02\x08\x05\x42=\n\x18\x64\x65v.triptych.api.auth.v1P\x01Z\x1ftriptych.dev/api/auth/v1;authv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)triptych/auth/v1/invitation_service.proto\x12\x10triptych.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!triptych/auth/v1/invitation.proto\x1a\x1dtriptych/auth/v1/tenant.proto\x1a triptych/common/v1/options.proto\"t\n\x17\x43reateInvitationRequest\x12\x38\n\ninvitation\x18\x01 \x01(\x0b\x32\x1c.triptych.auth.v1.InvitationB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"`\n\x18\x43reateInvitationResponse\x12\x30\n\ninvitation\x18\x01 \x01(\x0b\x32\x1c.triptych.auth.v1.Invitation\x12\x12\n\x04\x63ode\x18\x02 \x01(\tB\x04\xd0\xf3\x18\x01\"R\n\x16ListInvitationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"e\n\x17ListInvitationsResponse\x12\x31\n\x0binvitations\x18\x01 \x03(\x0b\x32\x1c.triptych.auth.v1.Invitation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\x17RevokeInvitationRequest\x12\x1f\n\rinvitation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"L\n\x18RevokeInvitationResponse\x12\x30\n\ninvitation\x18\x01 \x01(\x0b\x32\x1c.triptych.auth.v1.Invitation\"X\n\x17\x41\x63\x63\x65ptInvitationRequest\x12\x1c\n\x04\x63ode\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x10\x10\x18\xc8\x01\xd0\xf3\x18\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"R\n\x18\x41\x63\x63\x65ptInvitationResponse\x12\x36\n\nmembership\x18\x01 \x01(\x0b\x32\".triptych.auth.v1.TenantMembership2\xaf\x05\n\x11InvitationService\x12\xa7\x01\n\x10\x43reateInvitation\x12).triptych.auth.v1.CreateInvitationRequest\x1a*.triptych.auth.v1.CreateInvitationResponse\"<\xca\xf3\x18\x38\n\x04user\x12\x12invitations.create\x18\x04\"\x16\x61uth.invitation.create*\x02\x08\x05\x12\x9b\x01\n\x0fListInvitations\x12(.triptych.auth.v1.ListInvitationsRequest\x1a).triptych.auth.v1.ListInvitationsResponse\"3\x90\x02\x01\xca\xf3\x18,\n\x04user\x12\x10invitations.list\x18\x04\"\x0cnone: a read*\x02\x08\x02\x12\xa7\x01\n\x10RevokeInvitation\x12).triptych.auth.v1.RevokeInvitationRequest\x1a*.triptych.auth.v1.RevokeInvitationResponse\"<\xca\xf3\x18\x38\n\x04user\x12\x12invitations.revoke\x18\x04\"\x16\x61uth.invitation.revoke*\x02\x08\x05\x12\xa7\x01\n\x10\x41\x63\x63\x65ptInvitation\x12).triptych.auth.v1.AcceptInvitationRequest\x1a*.triptych.auth.v1.AcceptInvitationResponse\"<\xca\xf3\x18\x38\n\x04user\x12\x12invitations.accept\x18\x01\"\x16\x61uth.invitation.accept*\x02\x08\x05\x42=\n\x18\x64\x65v.triptych.api.auth.v1P\x01Z\x1ftriptych.dev/api/auth/v1;authv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,24 +50,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKEINVITATIONREQUEST'].fields_by_name['invitation_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_REVOKEINVITATIONREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_REVOKEINVITATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['code']._loaded_options = None
+  _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['code']._serialized_options = b'\272H\007r\005\020\020\030\310\001\320\363\030\001'
+  _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_INVITATIONSERVICE'].methods_by_name['CreateInvitation']._loaded_options = None
   _globals['_INVITATIONSERVICE'].methods_by_name['CreateInvitation']._serialized_options = b'\312\363\0308\n\004user\022\022invitations.create\030\004\"\026auth.invitation.create*\002\010\005'
   _globals['_INVITATIONSERVICE'].methods_by_name['ListInvitations']._loaded_options = None
   _globals['_INVITATIONSERVICE'].methods_by_name['ListInvitations']._serialized_options = b'\220\002\001\312\363\030,\n\004user\022\020invitations.list\030\004\"\014none: a read*\002\010\002'
   _globals['_INVITATIONSERVICE'].methods_by_name['RevokeInvitation']._loaded_options = None
   _globals['_INVITATIONSERVICE'].methods_by_name['RevokeInvitation']._serialized_options = b'\312\363\0308\n\004user\022\022invitations.revoke\030\004\"\026auth.invitation.revoke*\002\010\005'
-  _globals['_CREATEINVITATIONREQUEST']._serialized_start=161
-  _globals['_CREATEINVITATIONREQUEST']._serialized_end=277
-  _globals['_CREATEINVITATIONRESPONSE']._serialized_start=279
-  _globals['_CREATEINVITATIONRESPONSE']._serialized_end=375
-  _globals['_LISTINVITATIONSREQUEST']._serialized_start=377
-  _globals['_LISTINVITATIONSREQUEST']._serialized_end=459
-  _globals['_LISTINVITATIONSRESPONSE']._serialized_start=461
-  _globals['_LISTINVITATIONSRESPONSE']._serialized_end=562
-  _globals['_REVOKEINVITATIONREQUEST']._serialized_start=564
-  _globals['_REVOKEINVITATIONREQUEST']._serialized_end=655
-  _globals['_REVOKEINVITATIONRESPONSE']._serialized_start=657
-  _globals['_REVOKEINVITATIONRESPONSE']._serialized_end=733
-  _globals['_INVITATIONSERVICE']._serialized_start=736
-  _globals['_INVITATIONSERVICE']._serialized_end=1253
+  _globals['_INVITATIONSERVICE'].methods_by_name['AcceptInvitation']._loaded_options = None
+  _globals['_INVITATIONSERVICE'].methods_by_name['AcceptInvitation']._serialized_options = b'\312\363\0308\n\004user\022\022invitations.accept\030\001\"\026auth.invitation.accept*\002\010\005'
+  _globals['_CREATEINVITATIONREQUEST']._serialized_start=192
+  _globals['_CREATEINVITATIONREQUEST']._serialized_end=308
+  _globals['_CREATEINVITATIONRESPONSE']._serialized_start=310
+  _globals['_CREATEINVITATIONRESPONSE']._serialized_end=406
+  _globals['_LISTINVITATIONSREQUEST']._serialized_start=408
+  _globals['_LISTINVITATIONSREQUEST']._serialized_end=490
+  _globals['_LISTINVITATIONSRESPONSE']._serialized_start=492
+  _globals['_LISTINVITATIONSRESPONSE']._serialized_end=593
+  _globals['_REVOKEINVITATIONREQUEST']._serialized_start=595
+  _globals['_REVOKEINVITATIONREQUEST']._serialized_end=686
+  _globals['_REVOKEINVITATIONRESPONSE']._serialized_start=688
+  _globals['_REVOKEINVITATIONRESPONSE']._serialized_end=764
+  _globals['_ACCEPTINVITATIONREQUEST']._serialized_start=766
+  _globals['_ACCEPTINVITATIONREQUEST']._serialized_end=854
+  _globals['_ACCEPTINVITATIONRESPONSE']._serialized_start=856
+  _globals['_ACCEPTINVITATIONRESPONSE']._serialized_end=938
+  _globals['_INVITATIONSERVICE']._serialized_start=941
+  _globals['_INVITATIONSERVICE']._serialized_end=1628
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,11 @@ class InvitationServiceStub:
                 request_serializer=triptych_dot_auth_dot_v1_dot_invitation__service__pb2.RevokeInvitationRequest.SerializeToString,
                 response_deserializer=triptych_dot_auth_dot_v1_dot_invitation__service__pb2.RevokeInvitationResponse.FromString,
                 _registered_method=True)
+        self.AcceptInvitation = channel.unary_unary(
+                '/triptych.auth.v1.InvitationService/AcceptInvitation',
+                request_serializer=triptych_dot_auth_dot_v1_dot_invitation__service__pb2.AcceptInvitationRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_invitation__service__pb2.AcceptInvitationResponse.FromString,
+                _registered_method=True)
 
 
 class InvitationServiceServicer:
@@ -78,6 +83,14 @@ class InvitationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcceptInvitation(self, request, context):
+        """Uses an invitation of another tenant as the person who is logged in: they become a member there, and SwitchTenant goes there.
+        Who is a member already keeps their role, and the invitation stays good. Errors: FAILED_PRECONDITION INVITATION_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InvitationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +108,11 @@ def add_InvitationServiceServicer_to_server(servicer, server):
                     servicer.RevokeInvitation,
                     request_deserializer=triptych_dot_auth_dot_v1_dot_invitation__service__pb2.RevokeInvitationRequest.FromString,
                     response_serializer=triptych_dot_auth_dot_v1_dot_invitation__service__pb2.RevokeInvitationResponse.SerializeToString,
+            ),
+            'AcceptInvitation': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptInvitation,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_invitation__service__pb2.AcceptInvitationRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_invitation__service__pb2.AcceptInvitationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +197,33 @@ class InvitationService:
             '/triptych.auth.v1.InvitationService/RevokeInvitation',
             triptych_dot_auth_dot_v1_dot_invitation__service__pb2.RevokeInvitationRequest.SerializeToString,
             triptych_dot_auth_dot_v1_dot_invitation__service__pb2.RevokeInvitationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptInvitation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.InvitationService/AcceptInvitation',
+            triptych_dot_auth_dot_v1_dot_invitation__service__pb2.AcceptInvitationRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_invitation__service__pb2.AcceptInvitationResponse.FromString,
             options,
             channel_credentials,
             insecure,

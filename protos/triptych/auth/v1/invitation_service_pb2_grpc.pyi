@@ -41,6 +41,10 @@ class InvitationServiceStub:
     """Lists invitations, newest first."""
     RevokeInvitation: _grpc.UnaryUnaryMultiCallable[_invitation_service_pb2.RevokeInvitationRequest, _invitation_service_pb2.RevokeInvitationResponse]
     """Ends an invitation; ending it twice is no error. Errors: NOT_FOUND INVITATION_NOT_FOUND."""
+    AcceptInvitation: _grpc.UnaryUnaryMultiCallable[_invitation_service_pb2.AcceptInvitationRequest, _invitation_service_pb2.AcceptInvitationResponse]
+    """Uses an invitation of another tenant as the person who is logged in: they become a member there, and SwitchTenant goes there.
+    Who is a member already keeps their role, and the invitation stays good. Errors: FAILED_PRECONDITION INVITATION_INVALID.
+    """
 
 @_typing.type_check_only
 class InvitationServiceAsyncStub(InvitationServiceStub):
@@ -55,6 +59,10 @@ class InvitationServiceAsyncStub(InvitationServiceStub):
     """Lists invitations, newest first."""
     RevokeInvitation: _aio.UnaryUnaryMultiCallable[_invitation_service_pb2.RevokeInvitationRequest, _invitation_service_pb2.RevokeInvitationResponse]  # type: ignore[assignment]
     """Ends an invitation; ending it twice is no error. Errors: NOT_FOUND INVITATION_NOT_FOUND."""
+    AcceptInvitation: _aio.UnaryUnaryMultiCallable[_invitation_service_pb2.AcceptInvitationRequest, _invitation_service_pb2.AcceptInvitationResponse]  # type: ignore[assignment]
+    """Uses an invitation of another tenant as the person who is logged in: they become a member there, and SwitchTenant goes there.
+    Who is a member already keeps their role, and the invitation stays good. Errors: FAILED_PRECONDITION INVITATION_INVALID.
+    """
 
 class InvitationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Invitations into the caller's tenant."""
@@ -84,5 +92,15 @@ class InvitationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_invitation_service_pb2.RevokeInvitationResponse, _abc.Awaitable[_invitation_service_pb2.RevokeInvitationResponse]]:
         """Ends an invitation; ending it twice is no error. Errors: NOT_FOUND INVITATION_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def AcceptInvitation(
+        self,
+        request: _invitation_service_pb2.AcceptInvitationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_invitation_service_pb2.AcceptInvitationResponse, _abc.Awaitable[_invitation_service_pb2.AcceptInvitationResponse]]:
+        """Uses an invitation of another tenant as the person who is logged in: they become a member there, and SwitchTenant goes there.
+        Who is a member already keeps their role, and the invitation stays good. Errors: FAILED_PRECONDITION INVITATION_INVALID.
+        """
 
 def add_InvitationServiceServicer_to_server(servicer: InvitationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -46,6 +46,80 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """UNAUTHENTICATED: the refresh token is unknown, used, expired or revoked; log in again."""
     REASON_USER_NOT_FOUND: _Reason.ValueType  # 9
     """NOT_FOUND: no such person in the caller's tenant."""
+    REASON_REAUTHENTICATION_REQUIRED: _Reason.ValueType  # 10
+    """PERMISSION_DENIED: call Reauthenticate first; it counts for five minutes."""
+    REASON_FACTOR_RATE: _Reason.ValueType  # 11
+    """RESOURCE_EXHAUSTED: too many wrong codes of this person; RetryInfo says how long to wait."""
+    REASON_FACTOR_EXISTS: _Reason.ValueType  # 12
+    """FAILED_PRECONDITION: there is such a factor already; remove it first, or use it."""
+    REASON_FACTOR_MISSING: _Reason.ValueType  # 13
+    """FAILED_PRECONDITION: there is no factor that recovery codes could stand in for; enroll one first."""
+    REASON_FACTOR_LIMIT: _Reason.ValueType  # 14
+    """FAILED_PRECONDITION: there are as many passkeys as one person may have; remove one first."""
+    REASON_ENROLLMENT_INVALID: _Reason.ValueType  # 15
+    """FAILED_PRECONDITION: no TOTP secret waits for confirmation, or the code does not fit; which of them is not said."""
+    REASON_PASSKEYS_OFF: _Reason.ValueType  # 16
+    """FAILED_PRECONDITION: the installation names no relying party (settings webauthn_rp_id and webauthn_origins)."""
+    REASON_PASSKEY_INVALID: _Reason.ValueType  # 17
+    """UNAUTHENTICATED: the passkey's answer does not verify; begin again."""
+    REASON_PASSKEY_NOT_FOUND: _Reason.ValueType  # 18
+    """NOT_FOUND: the caller has no such passkey."""
+    REASON_SESSION_NOT_FOUND: _Reason.ValueType  # 19
+    """NOT_FOUND: no such session of the caller, or for admins in the tenant."""
+    REASON_RESET_INVALID: _Reason.ValueType  # 20
+    """FAILED_PRECONDITION: the code is unknown, used, expired or superseded; which of them is not said. Ask for a new one."""
+    REASON_FIELD_PROTECTED: _Reason.ValueType  # 21
+    """PERMISSION_DENIED: the field is not changed this way.
+    Example: {"reason": "FIELD_PROTECTED", "metadata": {"path": "role", "use": "MemberService.UpdateMember"}}
+    """
+    REASON_LAST_ADMIN: _Reason.ValueType  # 22
+    """FAILED_PRECONDITION: the tenant would be left without an admin who can log in; make another one first."""
+    REASON_USER_MANAGED_ELSEWHERE: _Reason.ValueType  # 23
+    """PERMISSION_DENIED: the account is looked after by the admins of the person's home tenant."""
+    REASON_TENANT_NOT_FOUND: _Reason.ValueType  # 24
+    """NOT_FOUND: no such tenant, or the caller does not belong to it."""
+    REASON_SLUG_TAKEN: _Reason.ValueType  # 25
+    """ALREADY_EXISTS: another tenant has or had this slug."""
+    REASON_TENANT_LIMIT: _Reason.ValueType  # 26
+    """FAILED_PRECONDITION: the caller has made as many tenants as one person may."""
+    REASON_EXTERNAL_ID_TAKEN: _Reason.ValueType  # 27
+    """ALREADY_EXISTS: another tenant has this guild or chat."""
+    REASON_MEMBER_NOT_FOUND: _Reason.ValueType  # 28
+    """NOT_FOUND: no such member in the caller's tenant."""
+    REASON_IDENTITY_TAKEN: _Reason.ValueType  # 29
+    """ALREADY_EXISTS: another member has this identity."""
+    REASON_IDENTITY_LIMIT: _Reason.ValueType  # 30
+    """FAILED_PRECONDITION: the member has as many identities as one may."""
+    REASON_BADGE_TYPE_NOT_FOUND: _Reason.ValueType  # 31
+    """NOT_FOUND: no such type of badge in the caller's tenant."""
+    REASON_BADGE_TYPE_TAKEN: _Reason.ValueType  # 32
+    """ALREADY_EXISTS: there is a type of badge with this slug."""
+    REASON_BADGE_NOT_FOUND: _Reason.ValueType  # 33
+    """NOT_FOUND: no such badge in the caller's tenant."""
+    REASON_BADGE_HELD: _Reason.ValueType  # 34
+    """ALREADY_EXISTS: the member has a live badge of this type."""
+    REASON_BADGE_NOT_SHAREABLE: _Reason.ValueType  # 35
+    """FAILED_PRECONDITION: the badge cannot be passed on like this.
+    Example: {"reason": "BADGE_NOT_SHAREABLE", "metadata": {"problem": "shares are in use"}}
+    """
+    REASON_AGENT_NOT_FOUND: _Reason.ValueType  # 36
+    """NOT_FOUND: no such agent in the caller's tenant."""
+    REASON_AGENT_NAME_TAKEN: _Reason.ValueType  # 37
+    """ALREADY_EXISTS: another agent of the tenant has this name."""
+    REASON_AGENT_TERMINATED: _Reason.ValueType  # 38
+    """FAILED_PRECONDITION: the agent is terminated, which cannot be undone."""
+    REASON_SCOPE_UNKNOWN: _Reason.ValueType  # 39
+    """INVALID_ARGUMENT: no method has this permission for agents, or the agent or credential has not got it.
+    Example: {"reason": "SCOPE_UNKNOWN", "metadata": {"scope": "projects.craete"}}
+    """
+    REASON_CREDENTIAL_NOT_FOUND: _Reason.ValueType  # 40
+    """NOT_FOUND: no such credential in the caller's tenant."""
+    REASON_CREDENTIAL_LIMIT: _Reason.ValueType  # 41
+    """FAILED_PRECONDITION: the agent has two live credentials; revoke one first."""
+    REASON_CREDENTIAL_ENDED: _Reason.ValueType  # 42
+    """FAILED_PRECONDITION: the credential was revoked or has expired; create a new one."""
+    REASON_CREDENTIAL_INVALID: _Reason.ValueType  # 43
+    """UNAUTHENTICATED: the secret is not one of an agent that may act now; nothing more is said."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Reasons (`ErrorInfo.reason`, domain `triptych`) of the auth service."""
@@ -74,4 +148,78 @@ REASON_SESSION_INVALID: Reason.ValueType  # 8
 """UNAUTHENTICATED: the refresh token is unknown, used, expired or revoked; log in again."""
 REASON_USER_NOT_FOUND: Reason.ValueType  # 9
 """NOT_FOUND: no such person in the caller's tenant."""
+REASON_REAUTHENTICATION_REQUIRED: Reason.ValueType  # 10
+"""PERMISSION_DENIED: call Reauthenticate first; it counts for five minutes."""
+REASON_FACTOR_RATE: Reason.ValueType  # 11
+"""RESOURCE_EXHAUSTED: too many wrong codes of this person; RetryInfo says how long to wait."""
+REASON_FACTOR_EXISTS: Reason.ValueType  # 12
+"""FAILED_PRECONDITION: there is such a factor already; remove it first, or use it."""
+REASON_FACTOR_MISSING: Reason.ValueType  # 13
+"""FAILED_PRECONDITION: there is no factor that recovery codes could stand in for; enroll one first."""
+REASON_FACTOR_LIMIT: Reason.ValueType  # 14
+"""FAILED_PRECONDITION: there are as many passkeys as one person may have; remove one first."""
+REASON_ENROLLMENT_INVALID: Reason.ValueType  # 15
+"""FAILED_PRECONDITION: no TOTP secret waits for confirmation, or the code does not fit; which of them is not said."""
+REASON_PASSKEYS_OFF: Reason.ValueType  # 16
+"""FAILED_PRECONDITION: the installation names no relying party (settings webauthn_rp_id and webauthn_origins)."""
+REASON_PASSKEY_INVALID: Reason.ValueType  # 17
+"""UNAUTHENTICATED: the passkey's answer does not verify; begin again."""
+REASON_PASSKEY_NOT_FOUND: Reason.ValueType  # 18
+"""NOT_FOUND: the caller has no such passkey."""
+REASON_SESSION_NOT_FOUND: Reason.ValueType  # 19
+"""NOT_FOUND: no such session of the caller, or for admins in the tenant."""
+REASON_RESET_INVALID: Reason.ValueType  # 20
+"""FAILED_PRECONDITION: the code is unknown, used, expired or superseded; which of them is not said. Ask for a new one."""
+REASON_FIELD_PROTECTED: Reason.ValueType  # 21
+"""PERMISSION_DENIED: the field is not changed this way.
+Example: {"reason": "FIELD_PROTECTED", "metadata": {"path": "role", "use": "MemberService.UpdateMember"}}
+"""
+REASON_LAST_ADMIN: Reason.ValueType  # 22
+"""FAILED_PRECONDITION: the tenant would be left without an admin who can log in; make another one first."""
+REASON_USER_MANAGED_ELSEWHERE: Reason.ValueType  # 23
+"""PERMISSION_DENIED: the account is looked after by the admins of the person's home tenant."""
+REASON_TENANT_NOT_FOUND: Reason.ValueType  # 24
+"""NOT_FOUND: no such tenant, or the caller does not belong to it."""
+REASON_SLUG_TAKEN: Reason.ValueType  # 25
+"""ALREADY_EXISTS: another tenant has or had this slug."""
+REASON_TENANT_LIMIT: Reason.ValueType  # 26
+"""FAILED_PRECONDITION: the caller has made as many tenants as one person may."""
+REASON_EXTERNAL_ID_TAKEN: Reason.ValueType  # 27
+"""ALREADY_EXISTS: another tenant has this guild or chat."""
+REASON_MEMBER_NOT_FOUND: Reason.ValueType  # 28
+"""NOT_FOUND: no such member in the caller's tenant."""
+REASON_IDENTITY_TAKEN: Reason.ValueType  # 29
+"""ALREADY_EXISTS: another member has this identity."""
+REASON_IDENTITY_LIMIT: Reason.ValueType  # 30
+"""FAILED_PRECONDITION: the member has as many identities as one may."""
+REASON_BADGE_TYPE_NOT_FOUND: Reason.ValueType  # 31
+"""NOT_FOUND: no such type of badge in the caller's tenant."""
+REASON_BADGE_TYPE_TAKEN: Reason.ValueType  # 32
+"""ALREADY_EXISTS: there is a type of badge with this slug."""
+REASON_BADGE_NOT_FOUND: Reason.ValueType  # 33
+"""NOT_FOUND: no such badge in the caller's tenant."""
+REASON_BADGE_HELD: Reason.ValueType  # 34
+"""ALREADY_EXISTS: the member has a live badge of this type."""
+REASON_BADGE_NOT_SHAREABLE: Reason.ValueType  # 35
+"""FAILED_PRECONDITION: the badge cannot be passed on like this.
+Example: {"reason": "BADGE_NOT_SHAREABLE", "metadata": {"problem": "shares are in use"}}
+"""
+REASON_AGENT_NOT_FOUND: Reason.ValueType  # 36
+"""NOT_FOUND: no such agent in the caller's tenant."""
+REASON_AGENT_NAME_TAKEN: Reason.ValueType  # 37
+"""ALREADY_EXISTS: another agent of the tenant has this name."""
+REASON_AGENT_TERMINATED: Reason.ValueType  # 38
+"""FAILED_PRECONDITION: the agent is terminated, which cannot be undone."""
+REASON_SCOPE_UNKNOWN: Reason.ValueType  # 39
+"""INVALID_ARGUMENT: no method has this permission for agents, or the agent or credential has not got it.
+Example: {"reason": "SCOPE_UNKNOWN", "metadata": {"scope": "projects.craete"}}
+"""
+REASON_CREDENTIAL_NOT_FOUND: Reason.ValueType  # 40
+"""NOT_FOUND: no such credential in the caller's tenant."""
+REASON_CREDENTIAL_LIMIT: Reason.ValueType  # 41
+"""FAILED_PRECONDITION: the agent has two live credentials; revoke one first."""
+REASON_CREDENTIAL_ENDED: Reason.ValueType  # 42
+"""FAILED_PRECONDITION: the credential was revoked or has expired; create a new one."""
+REASON_CREDENTIAL_INVALID: Reason.ValueType  # 43
+"""UNAUTHENTICATED: the secret is not one of an agent that may act now; nothing more is said."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

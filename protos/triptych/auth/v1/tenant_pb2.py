@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from triptych.common.v1 import role_pb2 as triptych_dot_common_dot_v1_dot_role__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriptych/auth/v1/tenant.proto\x12\x10triptych.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x02\n\x06Tenant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x33\n\x04slug\x18\x02 \x01(\tB%\xbaH\"r 2\x1e^[a-z][a-z0-9-]{1,38}[a-z0-9]$\x12\x1f\n\x0c\x64isplay_name\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18x\x12*\n\x04tier\x18\x04 \x01(\x0e\x32\x1c.triptych.auth.v1.TenantTier\x12)\n\x08settings\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t*p\n\nTenantTier\x12\x1b\n\x17TENANT_TIER_UNSPECIFIED\x10\x00\x12\x14\n\x10TENANT_TIER_FREE\x10\x01\x12\x13\n\x0fTENANT_TIER_PRO\x10\x02\x12\x1a\n\x16TENANT_TIER_ENTERPRISE\x10\x03\x42=\n\x18\x64\x65v.triptych.api.auth.v1P\x01Z\x1ftriptych.dev/api/auth/v1;authv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriptych/auth/v1/tenant.proto\x12\x10triptych.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtriptych/common/v1/role.proto\"\xca\x03\n\x06Tenant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x33\n\x04slug\x18\x02 \x01(\tB%\xbaH\"r 2\x1e^[a-z][a-z0-9-]{1,38}[a-z0-9]$\x12\x1f\n\x0c\x64isplay_name\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18x\x12*\n\x04tier\x18\x04 \x01(\x0e\x32\x1c.triptych.auth.v1.TenantTier\x12)\n\x08settings\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12\x31\n\x10\x64iscord_guild_id\x18\t \x01(\tB\x17\xbaH\x14r\x12\x32\x10^([0-9]{5,24})?$\x12\x33\n\x10telegram_chat_id\x18\n \x01(\tB\x19\xbaH\x16r\x14\x32\x12^(-?[0-9]{1,20})?$\x12/\n\x0b\x64\x65lete_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x90\x01\n\x10TenantMembership\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04slug\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12&\n\x04role\x18\x04 \x01(\x0e\x32\x18.triptych.common.v1.Role\x12\x0f\n\x07\x63urrent\x18\x05 \x01(\x08\x12\x0c\n\x04home\x18\x06 \x01(\x08*p\n\nTenantTier\x12\x1b\n\x17TENANT_TIER_UNSPECIFIED\x10\x00\x12\x14\n\x10TENANT_TIER_FREE\x10\x01\x12\x13\n\x0fTENANT_TIER_PRO\x10\x02\x12\x1a\n\x16TENANT_TIER_ENTERPRISE\x10\x03\x42=\n\x18\x64\x65v.triptych.api.auth.v1P\x01Z\x1ftriptych.dev/api/auth/v1;authv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +40,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANT'].fields_by_name['slug']._serialized_options = b'\272H\"r 2\036^[a-z][a-z0-9-]{1,38}[a-z0-9]$'
   _globals['_TENANT'].fields_by_name['display_name']._loaded_options = None
   _globals['_TENANT'].fields_by_name['display_name']._serialized_options = b'\272H\006r\004\020\001\030x'
-  _globals['_TENANTTIER']._serialized_start=451
-  _globals['_TENANTTIER']._serialized_end=563
-  _globals['_TENANT']._serialized_start=144
-  _globals['_TENANT']._serialized_end=449
+  _globals['_TENANT'].fields_by_name['discord_guild_id']._loaded_options = None
+  _globals['_TENANT'].fields_by_name['discord_guild_id']._serialized_options = b'\272H\024r\0222\020^([0-9]{5,24})?$'
+  _globals['_TENANT'].fields_by_name['telegram_chat_id']._loaded_options = None
+  _globals['_TENANT'].fields_by_name['telegram_chat_id']._serialized_options = b'\272H\026r\0242\022^(-?[0-9]{1,20})?$'
+  _globals['_TENANTTIER']._serialized_start=782
+  _globals['_TENANTTIER']._serialized_end=894
+  _globals['_TENANT']._serialized_start=175
+  _globals['_TENANT']._serialized_end=633
+  _globals['_TENANTMEMBERSHIP']._serialized_start=636
+  _globals['_TENANTMEMBERSHIP']._serialized_end=780
 # @@protoc_insertion_point(module_scope)

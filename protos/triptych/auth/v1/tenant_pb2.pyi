@@ -8,6 +8,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from triptych.common.v1 import role_pb2 as _role_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -61,6 +62,9 @@ class Tenant(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    DISCORD_GUILD_ID_FIELD_NUMBER: _builtins.int
+    TELEGRAM_CHAT_ID_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7, given by the server."""
     slug: _builtins.str
@@ -71,6 +75,10 @@ class Tenant(_message.Message):
     """Tier. Output only."""
     etag: _builtins.str
     """Changes with each update. Output only."""
+    discord_guild_id: _builtins.str
+    """Discord guild of the tenant (numeric id); empty: none; unique in the installation."""
+    telegram_chat_id: _builtins.str
+    """Telegram chat of the tenant (numeric id, may begin with `-`); empty: none; unique in the installation."""
     @_builtins.property
     def settings(self) -> _struct_pb2.Struct:
         """Settings of the tenant's own, at most 16 KiB as JSON; Triptych stores them and reads none."""
@@ -83,6 +91,10 @@ class Tenant(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
 
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted; not set while it is live. Output only."""
+
     def __init__(
         self,
         *,
@@ -94,11 +106,56 @@ class Tenant(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        discord_guild_id: _builtins.str = ...,
+        telegram_chat_id: _builtins.str = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "settings", b"settings", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "settings", b"settings", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "id", b"id", "settings", b"settings", "slug", b"slug", "tier", b"tier", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "discord_guild_id", b"discord_guild_id", "display_name", b"display_name", "etag", b"etag", "id", b"id", "settings", b"settings", "slug", b"slug", "telegram_chat_id", b"telegram_chat_id", "tier", b"tier", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
+
+@_typing.final
+class TenantMembership(_message.Message):
+    """A tenant that somebody belongs to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    SLUG_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    HOME_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Tenant."""
+    slug: _builtins.str
+    """Its short name."""
+    display_name: _builtins.str
+    """Its name."""
+    role: _role_pb2.Role.ValueType
+    """Role of the person in it."""
+    current: _builtins.bool
+    """It is the tenant of the caller's token."""
+    home: _builtins.bool
+    """It is the tenant that the person logs in to, and whose admins look after the account."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        slug: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        role: _role_pb2.Role.ValueType = ...,
+        current: _builtins.bool = ...,
+        home: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "display_name", b"display_name", "home", b"home", "role", b"role", "slug", b"slug", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantMembership: _TypeAlias = TenantMembership  # noqa: Y015

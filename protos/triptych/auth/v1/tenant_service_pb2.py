@@ -28,7 +28,7 @@ from triptych.auth.v1 import tenant_pb2 as triptych_dot_auth_dot_v1_dot_tenant__
 from triptych.common.v1 import options_pb2 as triptych_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%triptych/auth/v1/tenant_service.proto\x12\x10triptych.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1dtriptych/auth/v1/tenant.proto\x1a triptych/common/v1/options.proto\"\x12\n\x10GetTenantRequest\"=\n\x11GetTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.triptych.auth.v1.Tenant\"\x99\x01\n\x13UpdateTenantRequest\x12\x30\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.triptych.auth.v1.TenantB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"@\n\x14UpdateTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.triptych.auth.v1.Tenant2\xac\x02\n\rTenantService\x12\x84\x01\n\tGetTenant\x12\".triptych.auth.v1.GetTenantRequest\x1a#.triptych.auth.v1.GetTenantResponse\".\x90\x02\x01\xca\xf3\x18\'\n\x04user\x12\x0btenants.get\x18\x01\"\x0cnone: a read*\x02\x08\x02\x12\x93\x01\n\x0cUpdateTenant\x12%.triptych.auth.v1.UpdateTenantRequest\x1a&.triptych.auth.v1.UpdateTenantResponse\"4\xca\xf3\x18\x30\n\x04user\x12\x0etenants.update\x18\x04\"\x12\x61uth.tenant.update*\x02\x08\x05\x42=\n\x18\x64\x65v.triptych.api.auth.v1P\x01Z\x1ftriptych.dev/api/auth/v1;authv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%triptych/auth/v1/tenant_service.proto\x12\x10triptych.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1dtriptych/auth/v1/tenant.proto\x1a triptych/common/v1/options.proto\"\x12\n\x10GetTenantRequest\"=\n\x11GetTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.triptych.auth.v1.Tenant\"\x99\x01\n\x13UpdateTenantRequest\x12\x30\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.triptych.auth.v1.TenantB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"@\n\x14UpdateTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.triptych.auth.v1.Tenant\"N\n\x12ListTenantsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"c\n\x13ListTenantsResponse\x12\x33\n\x07tenants\x18\x01 \x03(\x0b\x32\".triptych.auth.v1.TenantMembership\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"h\n\x13\x43reateTenantRequest\x12\x30\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.triptych.auth.v1.TenantB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"@\n\x14\x43reateTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.triptych.auth.v1.Tenant\"f\n\x13\x44\x65leteTenantRequest\x12\x17\n\x04slug\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x03\x18(\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x16\n\x14\x44\x65leteTenantResponse2\xe6\x05\n\rTenantService\x12\x84\x01\n\tGetTenant\x12\".triptych.auth.v1.GetTenantRequest\x1a#.triptych.auth.v1.GetTenantResponse\".\x90\x02\x01\xca\xf3\x18\'\n\x04user\x12\x0btenants.get\x18\x01\"\x0cnone: a read*\x02\x08\x02\x12\x93\x01\n\x0cUpdateTenant\x12%.triptych.auth.v1.UpdateTenantRequest\x1a&.triptych.auth.v1.UpdateTenantResponse\"4\xca\xf3\x18\x30\n\x04user\x12\x0etenants.update\x18\x04\"\x12\x61uth.tenant.update*\x02\x08\x05\x12\x8b\x01\n\x0bListTenants\x12$.triptych.auth.v1.ListTenantsRequest\x1a%.triptych.auth.v1.ListTenantsResponse\"/\x90\x02\x01\xca\xf3\x18(\n\x04user\x12\x0ctenants.list\x18\x01\"\x0cnone: a read*\x02\x08\x02\x12\x93\x01\n\x0c\x43reateTenant\x12%.triptych.auth.v1.CreateTenantRequest\x1a&.triptych.auth.v1.CreateTenantResponse\"4\xca\xf3\x18\x30\n\x04user\x12\x0etenants.create\x18\x04\"\x12\x61uth.tenant.create*\x02\x08\x05\x12\x93\x01\n\x0c\x44\x65leteTenant\x12%.triptych.auth.v1.DeleteTenantRequest\x1a&.triptych.auth.v1.DeleteTenantResponse\"4\xca\xf3\x18\x30\n\x04user\x12\x0etenants.delete\x18\x04\"\x12\x61uth.tenant.delete*\x02\x08\x05\x42=\n\x18\x64\x65v.triptych.api.auth.v1P\x01Z\x1ftriptych.dev/api/auth/v1;authv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,10 +40,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATETENANTREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\003\330\001\003'
   _globals['_UPDATETENANTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UPDATETENANTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_CREATETENANTREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_CREATETENANTREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_CREATETENANTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CREATETENANTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_DELETETENANTREQUEST'].fields_by_name['slug']._loaded_options = None
+  _globals['_DELETETENANTREQUEST'].fields_by_name['slug']._serialized_options = b'\272H\006r\004\020\003\030('
+  _globals['_DELETETENANTREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_DELETETENANTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_DELETETENANTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_DELETETENANTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._serialized_options = b'\220\002\001\312\363\030\'\n\004user\022\013tenants.get\030\001\"\014none: a read*\002\010\002'
   _globals['_TENANTSERVICE'].methods_by_name['UpdateTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['UpdateTenant']._serialized_options = b'\312\363\0300\n\004user\022\016tenants.update\030\004\"\022auth.tenant.update*\002\010\005'
+  _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._serialized_options = b'\220\002\001\312\363\030(\n\004user\022\014tenants.list\030\001\"\014none: a read*\002\010\002'
+  _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._serialized_options = b'\312\363\0300\n\004user\022\016tenants.create\030\004\"\022auth.tenant.create*\002\010\005'
+  _globals['_TENANTSERVICE'].methods_by_name['DeleteTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['DeleteTenant']._serialized_options = b'\312\363\0300\n\004user\022\016tenants.delete\030\004\"\022auth.tenant.delete*\002\010\005'
   _globals['_GETTENANTREQUEST']._serialized_start=187
   _globals['_GETTENANTREQUEST']._serialized_end=205
   _globals['_GETTENANTRESPONSE']._serialized_start=207
@@ -52,6 +72,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATETENANTREQUEST']._serialized_end=424
   _globals['_UPDATETENANTRESPONSE']._serialized_start=426
   _globals['_UPDATETENANTRESPONSE']._serialized_end=490
-  _globals['_TENANTSERVICE']._serialized_start=493
-  _globals['_TENANTSERVICE']._serialized_end=793
+  _globals['_LISTTENANTSREQUEST']._serialized_start=492
+  _globals['_LISTTENANTSREQUEST']._serialized_end=570
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=572
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=671
+  _globals['_CREATETENANTREQUEST']._serialized_start=673
+  _globals['_CREATETENANTREQUEST']._serialized_end=777
+  _globals['_CREATETENANTRESPONSE']._serialized_start=779
+  _globals['_CREATETENANTRESPONSE']._serialized_end=843
+  _globals['_DELETETENANTREQUEST']._serialized_start=845
+  _globals['_DELETETENANTREQUEST']._serialized_end=947
+  _globals['_DELETETENANTRESPONSE']._serialized_start=949
+  _globals['_DELETETENANTRESPONSE']._serialized_end=971
+  _globals['_TENANTSERVICE']._serialized_start=974
+  _globals['_TENANTSERVICE']._serialized_end=1716
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TenantServiceStub:
-    """The caller's tenant.
+    """The caller's tenant, and the way to others.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,25 @@ class TenantServiceStub:
                 request_serializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.SerializeToString,
                 response_deserializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.UpdateTenantResponse.FromString,
                 _registered_method=True)
+        self.ListTenants = channel.unary_unary(
+                '/triptych.auth.v1.TenantService/ListTenants',
+                request_serializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.FromString,
+                _registered_method=True)
+        self.CreateTenant = channel.unary_unary(
+                '/triptych.auth.v1.TenantService/CreateTenant',
+                request_serializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.CreateTenantRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.CreateTenantResponse.FromString,
+                _registered_method=True)
+        self.DeleteTenant = channel.unary_unary(
+                '/triptych.auth.v1.TenantService/DeleteTenant',
+                request_serializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.DeleteTenantRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.DeleteTenantResponse.FromString,
+                _registered_method=True)
 
 
 class TenantServiceServicer:
-    """The caller's tenant.
+    """The caller's tenant, and the way to others.
     """
 
     def GetTenant(self, request, context):
@@ -59,7 +74,32 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTenant(self, request, context):
-        """Changes display_name or settings. Errors: ABORTED ETAG_MISMATCH; INVALID_ARGUMENT UPDATE_MASK_INVALID.
+        """Changes display_name, settings, discord_guild_id or telegram_chat_id. Errors: ABORTED ETAG_MISMATCH; INVALID_ARGUMENT
+        UPDATE_MASK_INVALID; ALREADY_EXISTS EXTERNAL_ID_TAKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTenants(self, request, context):
+        """Lists the tenants that the caller belongs to, by slug. SwitchTenant goes to another.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateTenant(self, request, context):
+        """Makes a tenant; the caller becomes its first admin and stays in this one. Slugs are never given twice. Errors: ALREADY_EXISTS SLUG_TAKEN;
+        FAILED_PRECONDITION TENANT_LIMIT when the caller has made 20.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTenant(self, request, context):
+        """Deletes the caller's tenant: its tokens are refused within a second, nobody logs in to it any more, its rows stay as they are.
+        Undone by the operator only. Errors: PERMISSION_DENIED REAUTHENTICATION_REQUIRED; INVALID_ARGUMENT REQUEST_INVALID when `slug` is
+        not that of the tenant; ABORTED ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +118,21 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     request_deserializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.FromString,
                     response_serializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.UpdateTenantResponse.SerializeToString,
             ),
+            'ListTenants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenants,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.SerializeToString,
+            ),
+            'CreateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTenant,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.CreateTenantRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.CreateTenantResponse.SerializeToString,
+            ),
+            'DeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTenant,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.DeleteTenantRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_tenant__service__pb2.DeleteTenantResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'triptych.auth.v1.TenantService', rpc_method_handlers)
@@ -87,7 +142,7 @@ def add_TenantServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TenantService:
-    """The caller's tenant.
+    """The caller's tenant, and the way to others.
     """
 
     @staticmethod
@@ -134,6 +189,87 @@ class TenantService:
             '/triptych.auth.v1.TenantService/UpdateTenant',
             triptych_dot_auth_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.SerializeToString,
             triptych_dot_auth_dot_v1_dot_tenant__service__pb2.UpdateTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.TenantService/ListTenants',
+            triptych_dot_auth_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.TenantService/CreateTenant',
+            triptych_dot_auth_dot_v1_dot_tenant__service__pb2.CreateTenantRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_tenant__service__pb2.CreateTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.TenantService/DeleteTenant',
+            triptych_dot_auth_dot_v1_dot_tenant__service__pb2.DeleteTenantRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_tenant__service__pb2.DeleteTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

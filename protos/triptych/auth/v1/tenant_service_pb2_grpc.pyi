@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TenantServiceStub:
-    """The caller's tenant."""
+    """The caller's tenant, and the way to others."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,20 +36,46 @@ class TenantServiceStub:
     GetTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantRequest, _tenant_service_pb2.GetTenantResponse]
     """Gives the tenant of the caller's token."""
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.UpdateTenantResponse]
-    """Changes display_name or settings. Errors: ABORTED ETAG_MISMATCH; INVALID_ARGUMENT UPDATE_MASK_INVALID."""
+    """Changes display_name, settings, discord_guild_id or telegram_chat_id. Errors: ABORTED ETAG_MISMATCH; INVALID_ARGUMENT
+    UPDATE_MASK_INVALID; ALREADY_EXISTS EXTERNAL_ID_TAKEN.
+    """
+    ListTenants: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]
+    """Lists the tenants that the caller belongs to, by slug. SwitchTenant goes to another."""
+    CreateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateTenantRequest, _tenant_service_pb2.CreateTenantResponse]
+    """Makes a tenant; the caller becomes its first admin and stays in this one. Slugs are never given twice. Errors: ALREADY_EXISTS SLUG_TAKEN;
+    FAILED_PRECONDITION TENANT_LIMIT when the caller has made 20.
+    """
+    DeleteTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.DeleteTenantRequest, _tenant_service_pb2.DeleteTenantResponse]
+    """Deletes the caller's tenant: its tokens are refused within a second, nobody logs in to it any more, its rows stay as they are.
+    Undone by the operator only. Errors: PERMISSION_DENIED REAUTHENTICATION_REQUIRED; INVALID_ARGUMENT REQUEST_INVALID when `slug` is
+    not that of the tenant; ABORTED ETAG_MISMATCH.
+    """
 
 @_typing.type_check_only
 class TenantServiceAsyncStub(TenantServiceStub):
-    """The caller's tenant."""
+    """The caller's tenant, and the way to others."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantRequest, _tenant_service_pb2.GetTenantResponse]  # type: ignore[assignment]
     """Gives the tenant of the caller's token."""
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.UpdateTenantResponse]  # type: ignore[assignment]
-    """Changes display_name or settings. Errors: ABORTED ETAG_MISMATCH; INVALID_ARGUMENT UPDATE_MASK_INVALID."""
+    """Changes display_name, settings, discord_guild_id or telegram_chat_id. Errors: ABORTED ETAG_MISMATCH; INVALID_ARGUMENT
+    UPDATE_MASK_INVALID; ALREADY_EXISTS EXTERNAL_ID_TAKEN.
+    """
+    ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]  # type: ignore[assignment]
+    """Lists the tenants that the caller belongs to, by slug. SwitchTenant goes to another."""
+    CreateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateTenantRequest, _tenant_service_pb2.CreateTenantResponse]  # type: ignore[assignment]
+    """Makes a tenant; the caller becomes its first admin and stays in this one. Slugs are never given twice. Errors: ALREADY_EXISTS SLUG_TAKEN;
+    FAILED_PRECONDITION TENANT_LIMIT when the caller has made 20.
+    """
+    DeleteTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.DeleteTenantRequest, _tenant_service_pb2.DeleteTenantResponse]  # type: ignore[assignment]
+    """Deletes the caller's tenant: its tokens are refused within a second, nobody logs in to it any more, its rows stay as they are.
+    Undone by the operator only. Errors: PERMISSION_DENIED REAUTHENTICATION_REQUIRED; INVALID_ARGUMENT REQUEST_INVALID when `slug` is
+    not that of the tenant; ABORTED ETAG_MISMATCH.
+    """
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The caller's tenant."""
+    """The caller's tenant, and the way to others."""
 
     @_abc_1.abstractmethod
     def GetTenant(
@@ -65,6 +91,37 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.UpdateTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.UpdateTenantResponse, _abc.Awaitable[_tenant_service_pb2.UpdateTenantResponse]]:
-        """Changes display_name or settings. Errors: ABORTED ETAG_MISMATCH; INVALID_ARGUMENT UPDATE_MASK_INVALID."""
+        """Changes display_name, settings, discord_guild_id or telegram_chat_id. Errors: ABORTED ETAG_MISMATCH; INVALID_ARGUMENT
+        UPDATE_MASK_INVALID; ALREADY_EXISTS EXTERNAL_ID_TAKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTenants(
+        self,
+        request: _tenant_service_pb2.ListTenantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.ListTenantsResponse, _abc.Awaitable[_tenant_service_pb2.ListTenantsResponse]]:
+        """Lists the tenants that the caller belongs to, by slug. SwitchTenant goes to another."""
+
+    @_abc_1.abstractmethod
+    def CreateTenant(
+        self,
+        request: _tenant_service_pb2.CreateTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.CreateTenantResponse, _abc.Awaitable[_tenant_service_pb2.CreateTenantResponse]]:
+        """Makes a tenant; the caller becomes its first admin and stays in this one. Slugs are never given twice. Errors: ALREADY_EXISTS SLUG_TAKEN;
+        FAILED_PRECONDITION TENANT_LIMIT when the caller has made 20.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteTenant(
+        self,
+        request: _tenant_service_pb2.DeleteTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.DeleteTenantResponse, _abc.Awaitable[_tenant_service_pb2.DeleteTenantResponse]]:
+        """Deletes the caller's tenant: its tokens are refused within a second, nobody logs in to it any more, its rows stay as they are.
+        Undone by the operator only. Errors: PERMISSION_DENIED REAUTHENTICATION_REQUIRED; INVALID_ARGUMENT REQUEST_INVALID when `slug` is
+        not that of the tenant; ABORTED ETAG_MISMATCH.
+        """
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,11 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from triptych.common.v1 import role_pb2 as triptych_dot_common_dot_v1_dot_role__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btriptych/auth/v1/user.proto\x12\x10triptych.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtriptych/common/v1/role.proto\"\xa6\x02\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12&\n\x04role\x18\x04 \x01(\x0e\x32\x18.triptych.common.v1.Role\x12\x10\n\x08verified\x18\x05 \x01(\x08\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\x12\x33\n\x0flast_login_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\tB=\n\x18\x64\x65v.triptych.api.auth.v1P\x01Z\x1ftriptych.dev/api/auth/v1;authv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btriptych/auth/v1/user.proto\x12\x10triptych.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtriptych/common/v1/role.proto\"\xc0\x03\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x1f\n\x0c\x64isplay_name\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18x\x12&\n\x04role\x18\x04 \x01(\x0e\x32\x18.triptych.common.v1.Role\x12\x10\n\x08verified\x18\x05 \x01(\x08\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\x12\x33\n\x0flast_login_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12)\n\x08settings\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x16\n\x0ehome_tenant_id\x18\x0c \x01(\t\x12\x15\n\rsecond_factor\x18\r \x01(\x08\x12\x33\n\x0f\x64\x65\x61\x63tivate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB=\n\x18\x64\x65v.triptych.api.auth.v1P\x01Z\x1ftriptych.dev/api/auth/v1;authv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,6 +36,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.auth.v1.user_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\030dev.triptych.api.auth.v1P\001Z\037triptych.dev/api/auth/v1;authv1'
-  _globals['_USER']._serialized_start=114
-  _globals['_USER']._serialized_end=408
+  _globals['_USER'].fields_by_name['display_name']._loaded_options = None
+  _globals['_USER'].fields_by_name['display_name']._serialized_options = b'\272H\006r\004\020\001\030x'
+  _globals['_USER']._serialized_start=173
+  _globals['_USER']._serialized_end=621
 # @@protoc_insertion_point(module_scope)

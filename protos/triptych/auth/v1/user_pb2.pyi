@@ -5,6 +5,7 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from triptych.common.v1 import role_pb2 as _role_pb2
 import builtins as _builtins
@@ -34,6 +35,10 @@ class User(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    HOME_TENANT_ID_FIELD_NUMBER: _builtins.int
+    SECOND_FACTOR_FIELD_NUMBER: _builtins.int
+    DEACTIVATE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7, given by the server."""
     email: _builtins.str
@@ -48,6 +53,10 @@ class User(_message.Message):
     """The person may log in."""
     etag: _builtins.str
     """Changes with each update."""
+    home_tenant_id: _builtins.str
+    """Tenant whose admins look after the account."""
+    second_factor: _builtins.bool
+    """A second factor is asked for at login."""
     @_builtins.property
     def last_login_time(self) -> _timestamp_pb2.Timestamp:
         """When the person logged in last."""
@@ -59,6 +68,14 @@ class User(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it changed last."""
+
+    @_builtins.property
+    def settings(self) -> _struct_pb2.Struct:
+        """Settings of the person's own, at most 16 KiB as JSON; Triptych stores them and reads none. Shown to their owner only."""
+
+    @_builtins.property
+    def deactivate_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was deactivated; not set while it is active."""
 
     def __init__(
         self,
@@ -73,10 +90,14 @@ class User(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        settings: _struct_pb2.Struct | None = ...,
+        home_tenant_id: _builtins.str = ...,
+        second_factor: _builtins.bool = ...,
+        deactivate_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_login_time", b"last_login_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deactivate_time", b"deactivate_time", "last_login_time", b"last_login_time", "settings", b"settings", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "create_time", b"create_time", "display_name", b"display_name", "email", b"email", "etag", b"etag", "id", b"id", "last_login_time", b"last_login_time", "role", b"role", "update_time", b"update_time", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "create_time", b"create_time", "deactivate_time", b"deactivate_time", "display_name", b"display_name", "email", b"email", "etag", b"etag", "home_tenant_id", b"home_tenant_id", "id", b"id", "last_login_time", b"last_login_time", "role", b"role", "second_factor", b"second_factor", "settings", b"settings", "update_time", b"update_time", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

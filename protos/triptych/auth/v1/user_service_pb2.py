@@ -23,11 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from triptych.auth.v1 import user_pb2 as triptych_dot_auth_dot_v1_dot_user__pb2
 from triptych.common.v1 import options_pb2 as triptych_dot_common_dot_v1_dot_options__pb2
+from triptych.common.v1 import role_pb2 as triptych_dot_common_dot_v1_dot_role__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#triptych/auth/v1/user_service.proto\x12\x10triptych.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1btriptych/auth/v1/user.proto\x1a triptych/common/v1/options.proto\".\n\x0eGetUserRequest\x12\x1c\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"7\n\x0fGetUserResponse\x12$\n\x04user\x18\x01 \x01(\x0b\x32\x16.triptych.auth.v1.User\"L\n\x10ListUsersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"S\n\x11ListUsersResponse\x12%\n\x05users\x18\x01 \x03(\x0b\x32\x16.triptych.auth.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x91\x02\n\x0bUserService\x12|\n\x07GetUser\x12 .triptych.auth.v1.GetUserRequest\x1a!.triptych.auth.v1.GetUserResponse\",\x90\x02\x01\xca\xf3\x18%\n\x04user\x12\tusers.get\x18\x01\"\x0cnone: a read*\x02\x08\x02\x12\x83\x01\n\tListUsers\x12\".triptych.auth.v1.ListUsersRequest\x1a#.triptych.auth.v1.ListUsersResponse\"-\x90\x02\x01\xca\xf3\x18&\n\x04user\x12\nusers.list\x18\x04\"\x0cnone: a read*\x02\x08\x02\x42=\n\x18\x64\x65v.triptych.api.auth.v1P\x01Z\x1ftriptych.dev/api/auth/v1;authv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#triptych/auth/v1/user_service.proto\x12\x10triptych.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1btriptych/auth/v1/user.proto\x1a triptych/common/v1/options.proto\x1a\x1dtriptych/common/v1/role.proto\".\n\x0eGetUserRequest\x12\x1c\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"7\n\x0fGetUserResponse\x12$\n\x04user\x18\x01 \x01(\x0b\x32\x16.triptych.auth.v1.User\"\xde\x01\n\x10ListUsersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x1a\n\x05query\x18\x03 \x01(\tB\x0b\xbaH\x04r\x02\x18x\xd0\xf3\x18\x01\x12\x30\n\x04role\x18\x04 \x01(\x0e\x32\x18.triptych.common.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x13\n\x06\x61\x63tive\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x15\n\x08verified\x18\x06 \x01(\x08H\x01\x88\x01\x01\x42\t\n\x07_activeB\x0b\n\t_verified\"S\n\x11ListUsersResponse\x12%\n\x05users\x18\x01 \x03(\x0b\x32\x16.triptych.auth.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"m\n\x15\x44\x65\x61\x63tivateUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x06reason\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\">\n\x16\x44\x65\x61\x63tivateUserResponse\x12$\n\x04user\x18\x01 \x01(\x0b\x32\x16.triptych.auth.v1.User\"m\n\x15ReactivateUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x06reason\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\">\n\x16ReactivateUserResponse\x12$\n\x04user\x18\x01 \x01(\x0b\x32\x16.triptych.auth.v1.User\"i\n\x11UnlockUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x06reason\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\":\n\x12UnlockUserResponse\x12$\n\x04user\x18\x01 \x01(\x0b\x32\x16.triptych.auth.v1.User\"\x93\x01\n\x11UpdateUserRequest\x12,\n\x04user\x18\x01 \x01(\x0b\x32\x16.triptych.auth.v1.UserB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\":\n\x12UpdateUserResponse\x12$\n\x04user\x18\x01 \x01(\x0b\x32\x16.triptych.auth.v1.User\"l\n\x11\x44\x65leteUserRequest\x12\x1c\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x18\n\x06reason\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x14\n\x12\x44\x65leteUserResponse2\xf5\x07\n\x0bUserService\x12|\n\x07GetUser\x12 .triptych.auth.v1.GetUserRequest\x1a!.triptych.auth.v1.GetUserResponse\",\x90\x02\x01\xca\xf3\x18%\n\x04user\x12\tusers.get\x18\x01\"\x0cnone: a read*\x02\x08\x02\x12\x83\x01\n\tListUsers\x12\".triptych.auth.v1.ListUsersRequest\x1a#.triptych.auth.v1.ListUsersResponse\"-\x90\x02\x01\xca\xf3\x18&\n\x04user\x12\nusers.list\x18\x04\"\x0cnone: a read*\x02\x08\x02\x12\x89\x01\n\nUpdateUser\x12#.triptych.auth.v1.UpdateUserRequest\x1a$.triptych.auth.v1.UpdateUserResponse\"0\xca\xf3\x18,\n\x04user\x12\x0cusers.update\x18\x01\"\x10\x61uth.user.update*\x02\x08\x05\x12\x9d\x01\n\x0e\x44\x65\x61\x63tivateUser\x12\'.triptych.auth.v1.DeactivateUserRequest\x1a(.triptych.auth.v1.DeactivateUserResponse\"8\xca\xf3\x18\x34\n\x04user\x12\x10users.deactivate\x18\x04\"\x14\x61uth.user.deactivate*\x02\x08\x05\x12\x9d\x01\n\x0eReactivateUser\x12\'.triptych.auth.v1.ReactivateUserRequest\x1a(.triptych.auth.v1.ReactivateUserResponse\"8\xca\xf3\x18\x34\n\x04user\x12\x10users.deactivate\x18\x04\"\x14\x61uth.user.reactivate*\x02\x08\x05\x12\x89\x01\n\nUnlockUser\x12#.triptych.auth.v1.UnlockUserRequest\x1a$.triptych.auth.v1.UnlockUserResponse\"0\xca\xf3\x18,\n\x04user\x12\x0cusers.unlock\x18\x04\"\x10\x61uth.user.unlock*\x02\x08\x05\x12\x89\x01\n\nDeleteUser\x12#.triptych.auth.v1.DeleteUserRequest\x1a$.triptych.auth.v1.DeleteUserResponse\"0\xca\xf3\x18,\n\x04user\x12\x0cusers.delete\x18\x01\"\x10\x61uth.user.delete*\x02\x08\x05\x42=\n\x18\x64\x65v.triptych.api.auth.v1P\x01Z\x1ftriptych.dev/api/auth/v1;authv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,18 +43,80 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTUSERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTUSERSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTUSERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['query']._loaded_options = None
+  _globals['_LISTUSERSREQUEST'].fields_by_name['query']._serialized_options = b'\272H\004r\002\030x\320\363\030\001'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['role']._loaded_options = None
+  _globals['_LISTUSERSREQUEST'].fields_by_name['role']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_DEACTIVATEUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_DEACTIVATEUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_DEACTIVATEUSERREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_DEACTIVATEUSERREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_DEACTIVATEUSERREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_DEACTIVATEUSERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_REACTIVATEUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_REACTIVATEUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_REACTIVATEUSERREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_REACTIVATEUSERREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_REACTIVATEUSERREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REACTIVATEUSERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_UNLOCKUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_UNLOCKUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_UNLOCKUSERREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_UNLOCKUSERREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_UNLOCKUSERREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_UNLOCKUSERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_UPDATEUSERREQUEST'].fields_by_name['user']._loaded_options = None
+  _globals['_UPDATEUSERREQUEST'].fields_by_name['user']._serialized_options = b'\272H\003\330\001\003'
+  _globals['_UPDATEUSERREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_UPDATEUSERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_DELETEUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_DELETEUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_DELETEUSERREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_DELETEUSERREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_DELETEUSERREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_DELETEUSERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_USERSERVICE'].methods_by_name['GetUser']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['GetUser']._serialized_options = b'\220\002\001\312\363\030%\n\004user\022\tusers.get\030\001\"\014none: a read*\002\010\002'
   _globals['_USERSERVICE'].methods_by_name['ListUsers']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['ListUsers']._serialized_options = b'\220\002\001\312\363\030&\n\004user\022\nusers.list\030\004\"\014none: a read*\002\010\002'
-  _globals['_GETUSERREQUEST']._serialized_start=149
-  _globals['_GETUSERREQUEST']._serialized_end=195
-  _globals['_GETUSERRESPONSE']._serialized_start=197
-  _globals['_GETUSERRESPONSE']._serialized_end=252
-  _globals['_LISTUSERSREQUEST']._serialized_start=254
-  _globals['_LISTUSERSREQUEST']._serialized_end=330
-  _globals['_LISTUSERSRESPONSE']._serialized_start=332
-  _globals['_LISTUSERSRESPONSE']._serialized_end=415
-  _globals['_USERSERVICE']._serialized_start=418
-  _globals['_USERSERVICE']._serialized_end=691
+  _globals['_USERSERVICE'].methods_by_name['UpdateUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['UpdateUser']._serialized_options = b'\312\363\030,\n\004user\022\014users.update\030\001\"\020auth.user.update*\002\010\005'
+  _globals['_USERSERVICE'].methods_by_name['DeactivateUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['DeactivateUser']._serialized_options = b'\312\363\0304\n\004user\022\020users.deactivate\030\004\"\024auth.user.deactivate*\002\010\005'
+  _globals['_USERSERVICE'].methods_by_name['ReactivateUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['ReactivateUser']._serialized_options = b'\312\363\0304\n\004user\022\020users.deactivate\030\004\"\024auth.user.reactivate*\002\010\005'
+  _globals['_USERSERVICE'].methods_by_name['UnlockUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['UnlockUser']._serialized_options = b'\312\363\030,\n\004user\022\014users.unlock\030\004\"\020auth.user.unlock*\002\010\005'
+  _globals['_USERSERVICE'].methods_by_name['DeleteUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['DeleteUser']._serialized_options = b'\312\363\030,\n\004user\022\014users.delete\030\001\"\020auth.user.delete*\002\010\005'
+  _globals['_GETUSERREQUEST']._serialized_start=214
+  _globals['_GETUSERREQUEST']._serialized_end=260
+  _globals['_GETUSERRESPONSE']._serialized_start=262
+  _globals['_GETUSERRESPONSE']._serialized_end=317
+  _globals['_LISTUSERSREQUEST']._serialized_start=320
+  _globals['_LISTUSERSREQUEST']._serialized_end=542
+  _globals['_LISTUSERSRESPONSE']._serialized_start=544
+  _globals['_LISTUSERSRESPONSE']._serialized_end=627
+  _globals['_DEACTIVATEUSERREQUEST']._serialized_start=629
+  _globals['_DEACTIVATEUSERREQUEST']._serialized_end=738
+  _globals['_DEACTIVATEUSERRESPONSE']._serialized_start=740
+  _globals['_DEACTIVATEUSERRESPONSE']._serialized_end=802
+  _globals['_REACTIVATEUSERREQUEST']._serialized_start=804
+  _globals['_REACTIVATEUSERREQUEST']._serialized_end=913
+  _globals['_REACTIVATEUSERRESPONSE']._serialized_start=915
+  _globals['_REACTIVATEUSERRESPONSE']._serialized_end=977
+  _globals['_UNLOCKUSERREQUEST']._serialized_start=979
+  _globals['_UNLOCKUSERREQUEST']._serialized_end=1084
+  _globals['_UNLOCKUSERRESPONSE']._serialized_start=1086
+  _globals['_UNLOCKUSERRESPONSE']._serialized_end=1144
+  _globals['_UPDATEUSERREQUEST']._serialized_start=1147
+  _globals['_UPDATEUSERREQUEST']._serialized_end=1294
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=1296
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=1354
+  _globals['_DELETEUSERREQUEST']._serialized_start=1356
+  _globals['_DELETEUSERREQUEST']._serialized_end=1464
+  _globals['_DELETEUSERRESPONSE']._serialized_start=1466
+  _globals['_DELETEUSERRESPONSE']._serialized_end=1486
+  _globals['_USERSERVICE']._serialized_start=1489
+  _globals['_USERSERVICE']._serialized_end=2502
 # @@protoc_insertion_point(module_scope)

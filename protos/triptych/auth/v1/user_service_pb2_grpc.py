@@ -45,6 +45,31 @@ class UserServiceStub:
                 request_serializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.ListUsersRequest.SerializeToString,
                 response_deserializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.ListUsersResponse.FromString,
                 _registered_method=True)
+        self.UpdateUser = channel.unary_unary(
+                '/triptych.auth.v1.UserService/UpdateUser',
+                request_serializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.UpdateUserRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.UpdateUserResponse.FromString,
+                _registered_method=True)
+        self.DeactivateUser = channel.unary_unary(
+                '/triptych.auth.v1.UserService/DeactivateUser',
+                request_serializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.DeactivateUserRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.DeactivateUserResponse.FromString,
+                _registered_method=True)
+        self.ReactivateUser = channel.unary_unary(
+                '/triptych.auth.v1.UserService/ReactivateUser',
+                request_serializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.ReactivateUserRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.ReactivateUserResponse.FromString,
+                _registered_method=True)
+        self.UnlockUser = channel.unary_unary(
+                '/triptych.auth.v1.UserService/UnlockUser',
+                request_serializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.UnlockUserRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.UnlockUserResponse.FromString,
+                _registered_method=True)
+        self.DeleteUser = channel.unary_unary(
+                '/triptych.auth.v1.UserService/DeleteUser',
+                request_serializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.DeleteUserRequest.SerializeToString,
+                response_deserializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.DeleteUserResponse.FromString,
+                _registered_method=True)
 
 
 class UserServiceServicer:
@@ -59,7 +84,49 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListUsers(self, request, context):
-        """Lists the people of the tenant, newest first.
+        """Lists the people of the tenant, newest first; with filters. The account's own state (active, verified, address) is shown for
+        all of them; looking after it is the home tenant's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateUser(self, request, context):
+        """Changes display_name or settings of the caller, or as an admin of their home tenant display_name of somebody else.
+        Errors: NOT_FOUND USER_NOT_FOUND; ABORTED ETAG_MISMATCH; INVALID_ARGUMENT UPDATE_MASK_INVALID; PERMISSION_DENIED
+        FIELD_PROTECTED for what has another way (email, role, verified, active), USER_MANAGED_ELSEWHERE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeactivateUser(self, request, context):
+        """Keeps a person from logging in anywhere, and ends their sessions and tokens; deactivating twice is no error. Only admins of the
+        person's home tenant may. Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED USER_MANAGED_ELSEWHERE; FAILED_PRECONDITION LAST_ADMIN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReactivateUser(self, request, context):
+        """Lets a person log in again; reactivating twice is no error. Errors as DeactivateUser.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlockUser(self, request, context):
+        """Ends the lock of a person's address after too many failed logins, and of their second factor. Errors as DeactivateUser.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUser(self, request, context):
+        """Deletes a person's account: they are gone from every tenant, their secrets are erased, their address can be registered anew;
+        the audit log keeps what they did under their id. It cannot be undone. Who may: the person, after Reauthenticate, and admins of
+        their home tenant. Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED USER_MANAGED_ELSEWHERE, REAUTHENTICATION_REQUIRED;
+        FAILED_PRECONDITION LAST_ADMIN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +144,31 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.ListUsers,
                     request_deserializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.ListUsersRequest.FromString,
                     response_serializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.ListUsersResponse.SerializeToString,
+            ),
+            'UpdateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateUser,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.UpdateUserRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.UpdateUserResponse.SerializeToString,
+            ),
+            'DeactivateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeactivateUser,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.DeactivateUserRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.DeactivateUserResponse.SerializeToString,
+            ),
+            'ReactivateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReactivateUser,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.ReactivateUserRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.ReactivateUserResponse.SerializeToString,
+            ),
+            'UnlockUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlockUser,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.UnlockUserRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.UnlockUserResponse.SerializeToString,
+            ),
+            'DeleteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUser,
+                    request_deserializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.DeleteUserRequest.FromString,
+                    response_serializer=triptych_dot_auth_dot_v1_dot_user__service__pb2.DeleteUserResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +226,141 @@ class UserService:
             '/triptych.auth.v1.UserService/ListUsers',
             triptych_dot_auth_dot_v1_dot_user__service__pb2.ListUsersRequest.SerializeToString,
             triptych_dot_auth_dot_v1_dot_user__service__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.UserService/UpdateUser',
+            triptych_dot_auth_dot_v1_dot_user__service__pb2.UpdateUserRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_user__service__pb2.UpdateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeactivateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.UserService/DeactivateUser',
+            triptych_dot_auth_dot_v1_dot_user__service__pb2.DeactivateUserRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_user__service__pb2.DeactivateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReactivateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.UserService/ReactivateUser',
+            triptych_dot_auth_dot_v1_dot_user__service__pb2.ReactivateUserRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_user__service__pb2.ReactivateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlockUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.UserService/UnlockUser',
+            triptych_dot_auth_dot_v1_dot_user__service__pb2.UnlockUserRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_user__service__pb2.UnlockUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.auth.v1.UserService/DeleteUser',
+            triptych_dot_auth_dot_v1_dot_user__service__pb2.DeleteUserRequest.SerializeToString,
+            triptych_dot_auth_dot_v1_dot_user__service__pb2.DeleteUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,7 +36,28 @@ class UserServiceStub:
     GetUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.GetUserRequest, _user_service_pb2.GetUserResponse]
     """Gives one person: the caller, or as an admin anybody of the tenant. Errors: NOT_FOUND USER_NOT_FOUND."""
     ListUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]
-    """Lists the people of the tenant, newest first."""
+    """Lists the people of the tenant, newest first; with filters. The account's own state (active, verified, address) is shown for
+    all of them; looking after it is the home tenant's.
+    """
+    UpdateUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_service_pb2.UpdateUserResponse]
+    """Changes display_name or settings of the caller, or as an admin of their home tenant display_name of somebody else.
+    Errors: NOT_FOUND USER_NOT_FOUND; ABORTED ETAG_MISMATCH; INVALID_ARGUMENT UPDATE_MASK_INVALID; PERMISSION_DENIED
+    FIELD_PROTECTED for what has another way (email, role, verified, active), USER_MANAGED_ELSEWHERE.
+    """
+    DeactivateUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.DeactivateUserRequest, _user_service_pb2.DeactivateUserResponse]
+    """Keeps a person from logging in anywhere, and ends their sessions and tokens; deactivating twice is no error. Only admins of the
+    person's home tenant may. Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED USER_MANAGED_ELSEWHERE; FAILED_PRECONDITION LAST_ADMIN.
+    """
+    ReactivateUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ReactivateUserRequest, _user_service_pb2.ReactivateUserResponse]
+    """Lets a person log in again; reactivating twice is no error. Errors as DeactivateUser."""
+    UnlockUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.UnlockUserRequest, _user_service_pb2.UnlockUserResponse]
+    """Ends the lock of a person's address after too many failed logins, and of their second factor. Errors as DeactivateUser."""
+    DeleteUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.DeleteUserRequest, _user_service_pb2.DeleteUserResponse]
+    """Deletes a person's account: they are gone from every tenant, their secrets are erased, their address can be registered anew;
+    the audit log keeps what they did under their id. It cannot be undone. Who may: the person, after Reauthenticate, and admins of
+    their home tenant. Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED USER_MANAGED_ELSEWHERE, REAUTHENTICATION_REQUIRED;
+    FAILED_PRECONDITION LAST_ADMIN.
+    """
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
@@ -46,7 +67,28 @@ class UserServiceAsyncStub(UserServiceStub):
     GetUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.GetUserRequest, _user_service_pb2.GetUserResponse]  # type: ignore[assignment]
     """Gives one person: the caller, or as an admin anybody of the tenant. Errors: NOT_FOUND USER_NOT_FOUND."""
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]  # type: ignore[assignment]
-    """Lists the people of the tenant, newest first."""
+    """Lists the people of the tenant, newest first; with filters. The account's own state (active, verified, address) is shown for
+    all of them; looking after it is the home tenant's.
+    """
+    UpdateUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_service_pb2.UpdateUserResponse]  # type: ignore[assignment]
+    """Changes display_name or settings of the caller, or as an admin of their home tenant display_name of somebody else.
+    Errors: NOT_FOUND USER_NOT_FOUND; ABORTED ETAG_MISMATCH; INVALID_ARGUMENT UPDATE_MASK_INVALID; PERMISSION_DENIED
+    FIELD_PROTECTED for what has another way (email, role, verified, active), USER_MANAGED_ELSEWHERE.
+    """
+    DeactivateUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.DeactivateUserRequest, _user_service_pb2.DeactivateUserResponse]  # type: ignore[assignment]
+    """Keeps a person from logging in anywhere, and ends their sessions and tokens; deactivating twice is no error. Only admins of the
+    person's home tenant may. Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED USER_MANAGED_ELSEWHERE; FAILED_PRECONDITION LAST_ADMIN.
+    """
+    ReactivateUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ReactivateUserRequest, _user_service_pb2.ReactivateUserResponse]  # type: ignore[assignment]
+    """Lets a person log in again; reactivating twice is no error. Errors as DeactivateUser."""
+    UnlockUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.UnlockUserRequest, _user_service_pb2.UnlockUserResponse]  # type: ignore[assignment]
+    """Ends the lock of a person's address after too many failed logins, and of their second factor. Errors as DeactivateUser."""
+    DeleteUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.DeleteUserRequest, _user_service_pb2.DeleteUserResponse]  # type: ignore[assignment]
+    """Deletes a person's account: they are gone from every tenant, their secrets are erased, their address can be registered anew;
+    the audit log keeps what they did under their id. It cannot be undone. Who may: the person, after Reauthenticate, and admins of
+    their home tenant. Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED USER_MANAGED_ELSEWHERE, REAUTHENTICATION_REQUIRED;
+    FAILED_PRECONDITION LAST_ADMIN.
+    """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     """People of the caller's tenant."""
@@ -65,6 +107,57 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.ListUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.ListUsersResponse, _abc.Awaitable[_user_service_pb2.ListUsersResponse]]:
-        """Lists the people of the tenant, newest first."""
+        """Lists the people of the tenant, newest first; with filters. The account's own state (active, verified, address) is shown for
+        all of them; looking after it is the home tenant's.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateUser(
+        self,
+        request: _user_service_pb2.UpdateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.UpdateUserResponse, _abc.Awaitable[_user_service_pb2.UpdateUserResponse]]:
+        """Changes display_name or settings of the caller, or as an admin of their home tenant display_name of somebody else.
+        Errors: NOT_FOUND USER_NOT_FOUND; ABORTED ETAG_MISMATCH; INVALID_ARGUMENT UPDATE_MASK_INVALID; PERMISSION_DENIED
+        FIELD_PROTECTED for what has another way (email, role, verified, active), USER_MANAGED_ELSEWHERE.
+        """
+
+    @_abc_1.abstractmethod
+    def DeactivateUser(
+        self,
+        request: _user_service_pb2.DeactivateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.DeactivateUserResponse, _abc.Awaitable[_user_service_pb2.DeactivateUserResponse]]:
+        """Keeps a person from logging in anywhere, and ends their sessions and tokens; deactivating twice is no error. Only admins of the
+        person's home tenant may. Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED USER_MANAGED_ELSEWHERE; FAILED_PRECONDITION LAST_ADMIN.
+        """
+
+    @_abc_1.abstractmethod
+    def ReactivateUser(
+        self,
+        request: _user_service_pb2.ReactivateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.ReactivateUserResponse, _abc.Awaitable[_user_service_pb2.ReactivateUserResponse]]:
+        """Lets a person log in again; reactivating twice is no error. Errors as DeactivateUser."""
+
+    @_abc_1.abstractmethod
+    def UnlockUser(
+        self,
+        request: _user_service_pb2.UnlockUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.UnlockUserResponse, _abc.Awaitable[_user_service_pb2.UnlockUserResponse]]:
+        """Ends the lock of a person's address after too many failed logins, and of their second factor. Errors as DeactivateUser."""
+
+    @_abc_1.abstractmethod
+    def DeleteUser(
+        self,
+        request: _user_service_pb2.DeleteUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.DeleteUserResponse, _abc.Awaitable[_user_service_pb2.DeleteUserResponse]]:
+        """Deletes a person's account: they are gone from every tenant, their secrets are erased, their address can be registered anew;
+        the audit log keeps what they did under their id. It cannot be undone. Who may: the person, after Reauthenticate, and admins of
+        their home tenant. Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED USER_MANAGED_ELSEWHERE, REAUTHENTICATION_REQUIRED;
+        FAILED_PRECONDITION LAST_ADMIN.
+        """
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from triptych.common.v1 import principal_pb2 as triptych_dot_common_dot_v1_dot_principal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftriptych/providers/v1/key.proto\x12\x15triptych.providers.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"triptych/common/v1/principal.proto\"\xdc\x03\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x05owner\x18\x02 \x01(\x0b\x32\x1d.triptych.common.v1.Principal\x12\x13\n\x0bprovider_id\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\t\x12\x11\n\tlast_four\x18\x05 \x01(\t\x12.\n\x05state\x18\x06 \x01(\x0e\x32\x1f.triptych.providers.v1.KeyState\x12\x18\n\x10\x64\x65stination_host\x18\x07 \x01(\t\x12\x13\n\x0bkek_version\x18\x08 \x01(\x05\x12\x31\n\rvalidate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0e \x01(\t*\x81\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x01\x12\x16\n\x12KEY_STATE_ROTATING\x10\x02\x12\x15\n\x11KEY_STATE_REVOKED\x10\x03\x12\x15\n\x11KEY_STATE_EXPIRED\x10\x04\x42L\n\x1d\x64\x65v.triptych.api.providers.v1P\x01Z)triptych.dev/api/providers/v1;providersv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftriptych/providers/v1/key.proto\x12\x15triptych.providers.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"triptych/common/v1/principal.proto\"\xae\x04\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x05owner\x18\x02 \x01(\x0b\x32\x1d.triptych.common.v1.Principal\x12\x13\n\x0bprovider_id\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\t\x12\x11\n\tlast_four\x18\x05 \x01(\t\x12.\n\x05state\x18\x06 \x01(\x0e\x32\x1f.triptych.providers.v1.KeyState\x12\x18\n\x10\x64\x65stination_host\x18\x07 \x01(\t\x12\x13\n\x0bkek_version\x18\x08 \x01(\x05\x12\x31\n\rvalidate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0e \x01(\t\x12\x0e\n\x06prefix\x18\x0f \x01(\t\x12\x17\n\x0freplaces_key_id\x18\x10 \x01(\t\x12\x14\n\x0cstate_reason\x18\x11 \x01(\t\x12\x11\n\tuse_count\x18\x12 \x01(\x03*\x98\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x01\x12\x16\n\x12KEY_STATE_ROTATING\x10\x02\x12\x15\n\x11KEY_STATE_REVOKED\x10\x03\x12\x15\n\x11KEY_STATE_EXPIRED\x10\x04\x12\x15\n\x11KEY_STATE_INVALID\x10\x05\x42L\n\x1d\x64\x65v.triptych.api.providers.v1P\x01Z)triptych.dev/api/providers/v1;providersv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.providers.v1.key_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\035dev.triptych.api.providers.v1P\001Z)triptych.dev/api/providers/v1;providersv1'
-  _globals['_KEYSTATE']._serialized_start=607
-  _globals['_KEYSTATE']._serialized_end=736
+  _globals['_KEYSTATE']._serialized_start=689
+  _globals['_KEYSTATE']._serialized_end=841
   _globals['_KEY']._serialized_start=128
-  _globals['_KEY']._serialized_end=604
+  _globals['_KEY']._serialized_end=686
 # @@protoc_insertion_point(module_scope)

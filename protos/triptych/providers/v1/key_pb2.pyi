@@ -34,7 +34,11 @@ class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.Val
     KEY_STATE_REVOKED: _KeyState.ValueType  # 3
     """It was revoked; its material is gone for good."""
     KEY_STATE_EXPIRED: _KeyState.ValueType  # 4
-    """Its time is over."""
+    """Its time is over, and its material is gone for good, at the latest a minute later."""
+    KEY_STATE_INVALID: _KeyState.ValueType  # 5
+    """Its provider refuses it: it does not resolve. ValidateKey brings it back when the provider accepts it again, RotateKey
+    replaces it.
+    """
 
 class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
     """Where a key is in its life."""
@@ -48,7 +52,11 @@ KEY_STATE_ROTATING: KeyState.ValueType  # 2
 KEY_STATE_REVOKED: KeyState.ValueType  # 3
 """It was revoked; its material is gone for good."""
 KEY_STATE_EXPIRED: KeyState.ValueType  # 4
-"""Its time is over."""
+"""Its time is over, and its material is gone for good, at the latest a minute later."""
+KEY_STATE_INVALID: KeyState.ValueType  # 5
+"""Its provider refuses it: it does not resolve. ValidateKey brings it back when the provider accepts it again, RotateKey
+replaces it.
+"""
 Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
 
 @_typing.final
@@ -73,6 +81,10 @@ class Key(_message.Message):
     LAST_USE_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    REPLACES_KEY_ID_FIELD_NUMBER: _builtins.int
+    STATE_REASON_FIELD_NUMBER: _builtins.int
+    USE_COUNT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7, given by the server."""
     provider_id: _builtins.str
@@ -88,7 +100,17 @@ class Key(_message.Message):
     kek_version: _builtins.int
     """Version of the wrapping key."""
     etag: _builtins.str
-    """Changes with each change."""
+    """Changes with each change of what its owner or an admin sees as its state; uses do not change it."""
+    prefix: _builtins.str
+    """How its provider's keys begin, such as `sk-proj-`: at most eight characters up to a `-` or `_`, and empty unless at
+    least 16 characters stay unseen.
+    """
+    replaces_key_id: _builtins.str
+    """The key that this one took the place of; empty when it was stored by itself."""
+    state_reason: _builtins.str
+    """Why it is rotating, revoked, expired or invalid, for people; empty while it is active."""
+    use_count: _builtins.int
+    """How many times it was resolved, brought up to date each minute; the audit log has each single one."""
     @_builtins.property
     def owner(self) -> _principal_pb2.Principal:
         """Who owns it."""
@@ -130,10 +152,14 @@ class Key(_message.Message):
         last_use_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        prefix: _builtins.str = ...,
+        replaces_key_id: _builtins.str = ...,
+        state_reason: _builtins.str = ...,
+        use_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "owner", b"owner", "revoke_time", b"revoke_time", "validate_time", b"validate_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "destination_host", b"destination_host", "etag", b"etag", "expire_time", b"expire_time", "id", b"id", "kek_version", b"kek_version", "label", b"label", "last_four", b"last_four", "last_use_time", b"last_use_time", "owner", b"owner", "provider_id", b"provider_id", "revoke_time", b"revoke_time", "state", b"state", "validate_time", b"validate_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "destination_host", b"destination_host", "etag", b"etag", "expire_time", b"expire_time", "id", b"id", "kek_version", b"kek_version", "label", b"label", "last_four", b"last_four", "last_use_time", b"last_use_time", "owner", b"owner", "prefix", b"prefix", "provider_id", b"provider_id", "replaces_key_id", b"replaces_key_id", "revoke_time", b"revoke_time", "state", b"state", "state_reason", b"state_reason", "use_count", b"use_count", "validate_time", b"validate_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

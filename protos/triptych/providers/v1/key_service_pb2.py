@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from triptych.common.v1 import options_pb2 as triptych_dot_common_dot_v1_dot_options__pb2
 from triptych.common.v1 import principal_pb2 as triptych_dot_common_dot_v1_dot_principal__pb2
 from triptych.providers.v1 import key_pb2 as triptych_dot_providers_dot_v1_dot_key__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'triptych/providers/v1/key_service.proto\x12\x15triptych.providers.v1\x1a\x1b\x62uf/validate/validate.proto\x1a triptych/common/v1/options.proto\x1a\"triptych/common/v1/principal.proto\x1a\x1ftriptych/providers/v1/key.proto\"\x97\x01\n\x0fStoreKeyRequest\x12\x1d\n\x0bprovider_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x05label\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12*\n\x07\x61pi_key\x18\x03 \x01(\tB\x19\xbaH\x12r\x10\x32\x0e^[!-~]{8,512}$\xd0\xf3\x18\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\";\n\x10StoreKeyResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.triptych.providers.v1.Key\")\n\rGetKeyRequest\x12\x18\n\x06key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"9\n\x0eGetKeyResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.triptych.providers.v1.Key\"K\n\x0fListKeysRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"U\n\x10ListKeysResponse\x12(\n\x04keys\x18\x01 \x03(\x0b\x32\x1a.triptych.providers.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x10RevokeKeyRequest\x12\x18\n\x06key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"<\n\x11RevokeKeyResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.triptych.providers.v1.Key\"\x8e\x01\n\x11ResolveKeyRequest\x12\x34\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.triptych.common.v1.PrincipalB\x06\xbaH\x03\xc8\x01\x01\x12\x1d\n\x0bprovider_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12$\n\x10\x64\x65stination_host\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xfd\x01\";\n\x12ResolveKeyResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x15\n\x07\x61pi_key\x18\x02 \x01(\tB\x04\xd0\xf3\x18\x01\x32\x9c\x06\n\nKeyService\x12\x95\x01\n\x08StoreKey\x12&.triptych.providers.v1.StoreKeyRequest\x1a\'.triptych.providers.v1.StoreKeyResponse\"8\xca\xf3\x18\x34\n\x04user\n\x05\x61gent\x12\nkeys.store\x18\x03\"\x13providers.key.store*\x02\x08\x1e\x12\x89\x01\n\x06GetKey\x12$.triptych.providers.v1.GetKeyRequest\x1a%.triptych.providers.v1.GetKeyResponse\"2\x90\x02\x01\xca\xf3\x18+\n\x04user\n\x05\x61gent\x12\x08keys.get\x18\x03\"\x0cnone: a read*\x02\x08\x02\x12\x90\x01\n\x08ListKeys\x12&.triptych.providers.v1.ListKeysRequest\x1a\'.triptych.providers.v1.ListKeysResponse\"3\x90\x02\x01\xca\xf3\x18,\n\x04user\n\x05\x61gent\x12\tkeys.list\x18\x03\"\x0cnone: a read*\x02\x08\x02\x12\x9a\x01\n\tRevokeKey\x12\'.triptych.providers.v1.RevokeKeyRequest\x1a(.triptych.providers.v1.RevokeKeyResponse\":\xca\xf3\x18\x36\n\x04user\n\x05\x61gent\x12\x0bkeys.revoke\x18\x03\"\x14providers.key.revoke*\x02\x08\x05\x12\xb9\x01\n\nResolveKey\x12(.triptych.providers.v1.ResolveKeyRequest\x1a).triptych.providers.v1.ResolveKeyResponse\"V\xca\xf3\x18R\n\x13service:experiments\n\x12service:production\x12\x0ckeys.resolve\"\x15providers.key.resolve*\x02\x08\x05\x42L\n\x1d\x64\x65v.triptych.api.providers.v1P\x01Z)triptych.dev/api/providers/v1;providersv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'triptych/providers/v1/key_service.proto\x12\x15triptych.providers.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a triptych/common/v1/options.proto\x1a\"triptych/common/v1/principal.proto\x1a\x1ftriptych/providers/v1/key.proto\"\xe4\x01\n\x0fStoreKeyRequest\x12\x1d\n\x0bprovider_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x05label\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12*\n\x07\x61pi_key\x18\x03 \x01(\tB\x19\xbaH\x12r\x10\x32\x0e^[!-~]{8,512}$\xd0\xf3\x18\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x39\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02@\x01\x12\x10\n\x08platform\x18\x06 \x01(\x08\";\n\x10StoreKeyResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.triptych.providers.v1.Key\")\n\rGetKeyRequest\x12\x18\n\x06key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"9\n\x0eGetKeyResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.triptych.providers.v1.Key\"K\n\x0fListKeysRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"U\n\x10ListKeysResponse\x12(\n\x04keys\x18\x01 \x03(\x0b\x32\x1a.triptych.providers.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x90\x01\n\x10RotateKeyRequest\x12\x18\n\x06key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x07\x61pi_key\x18\x02 \x01(\tB\x19\xbaH\x12r\x10\x32\x0e^[!-~]{8,512}$\xd0\xf3\x18\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"j\n\x11RotateKeyResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.triptych.providers.v1.Key\x12,\n\x08previous\x18\x02 \x01(\x0b\x32\x1a.triptych.providers.v1.Key\"O\n\x12ValidateKeyRequest\x12\x18\n\x06key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\">\n\x13ValidateKeyResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.triptych.providers.v1.Key\"M\n\x10RevokeKeyRequest\x12\x18\n\x06key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"<\n\x11RevokeKeyResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.triptych.providers.v1.Key\"\xab\x01\n\x11ResolveKeyRequest\x12\x34\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.triptych.common.v1.PrincipalB\x06\xbaH\x03\xc8\x01\x01\x12\x1d\n\x0bprovider_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12$\n\x10\x64\x65stination_host\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xfd\x01\x12\x1b\n\x06key_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\";\n\x12ResolveKeyResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x15\n\x07\x61pi_key\x18\x02 \x01(\tB\x04\xd0\xf3\x18\x01\x32\xe0\x08\n\nKeyService\x12\x95\x01\n\x08StoreKey\x12&.triptych.providers.v1.StoreKeyRequest\x1a\'.triptych.providers.v1.StoreKeyResponse\"8\xca\xf3\x18\x34\n\x04user\n\x05\x61gent\x12\nkeys.store\x18\x03\"\x13providers.key.store*\x02\x08\x1e\x12\x89\x01\n\x06GetKey\x12$.triptych.providers.v1.GetKeyRequest\x1a%.triptych.providers.v1.GetKeyResponse\"2\x90\x02\x01\xca\xf3\x18+\n\x04user\n\x05\x61gent\x12\x08keys.get\x18\x03\"\x0cnone: a read*\x02\x08\x02\x12\x90\x01\n\x08ListKeys\x12&.triptych.providers.v1.ListKeysRequest\x1a\'.triptych.providers.v1.ListKeysResponse\"3\x90\x02\x01\xca\xf3\x18,\n\x04user\n\x05\x61gent\x12\tkeys.list\x18\x03\"\x0cnone: a read*\x02\x08\x02\x12\x9a\x01\n\tRotateKey\x12\'.triptych.providers.v1.RotateKeyRequest\x1a(.triptych.providers.v1.RotateKeyResponse\":\xca\xf3\x18\x36\n\x04user\n\x05\x61gent\x12\x0bkeys.rotate\x18\x03\"\x14providers.key.rotate*\x02\x08\x1e\x12\xa4\x01\n\x0bValidateKey\x12).triptych.providers.v1.ValidateKeyRequest\x1a*.triptych.providers.v1.ValidateKeyResponse\">\xca\xf3\x18:\n\x04user\n\x05\x61gent\x12\rkeys.validate\x18\x03\"\x16providers.key.validate*\x02\x08\x1e\x12\x9a\x01\n\tRevokeKey\x12\'.triptych.providers.v1.RevokeKeyRequest\x1a(.triptych.providers.v1.RevokeKeyResponse\":\xca\xf3\x18\x36\n\x04user\n\x05\x61gent\x12\x0bkeys.revoke\x18\x03\"\x14providers.key.revoke*\x02\x08\x05\x12\xb9\x01\n\nResolveKey\x12(.triptych.providers.v1.ResolveKeyRequest\x1a).triptych.providers.v1.ResolveKeyResponse\"V\xca\xf3\x18R\n\x13service:experiments\n\x12service:production\x12\x0ckeys.resolve\"\x15providers.key.resolve*\x02\x08\x05\x42L\n\x1d\x64\x65v.triptych.api.providers.v1P\x01Z)triptych.dev/api/providers/v1;providersv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,12 +45,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOREKEYREQUEST'].fields_by_name['api_key']._serialized_options = b'\272H\022r\0202\016^[!-~]{8,512}$\320\363\030\001'
   _globals['_STOREKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_STOREKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_STOREKEYREQUEST'].fields_by_name['expire_time']._loaded_options = None
+  _globals['_STOREKEYREQUEST'].fields_by_name['expire_time']._serialized_options = b'\272H\005\262\001\002@\001'
   _globals['_GETKEYREQUEST'].fields_by_name['key_id']._loaded_options = None
   _globals['_GETKEYREQUEST'].fields_by_name['key_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_LISTKEYSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTKEYSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTKEYSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTKEYSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_ROTATEKEYREQUEST'].fields_by_name['key_id']._loaded_options = None
+  _globals['_ROTATEKEYREQUEST'].fields_by_name['key_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ROTATEKEYREQUEST'].fields_by_name['api_key']._loaded_options = None
+  _globals['_ROTATEKEYREQUEST'].fields_by_name['api_key']._serialized_options = b'\272H\022r\0202\016^[!-~]{8,512}$\320\363\030\001'
+  _globals['_ROTATEKEYREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_ROTATEKEYREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_ROTATEKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ROTATEKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_VALIDATEKEYREQUEST'].fields_by_name['key_id']._loaded_options = None
+  _globals['_VALIDATEKEYREQUEST'].fields_by_name['key_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_VALIDATEKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_VALIDATEKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_REVOKEKEYREQUEST'].fields_by_name['key_id']._loaded_options = None
   _globals['_REVOKEKEYREQUEST'].fields_by_name['key_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_REVOKEKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -60,6 +75,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOLVEKEYREQUEST'].fields_by_name['provider_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_RESOLVEKEYREQUEST'].fields_by_name['destination_host']._loaded_options = None
   _globals['_RESOLVEKEYREQUEST'].fields_by_name['destination_host']._serialized_options = b'\272H\007r\005\020\001\030\375\001'
+  _globals['_RESOLVEKEYREQUEST'].fields_by_name['key_id']._loaded_options = None
+  _globals['_RESOLVEKEYREQUEST'].fields_by_name['key_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_RESOLVEKEYRESPONSE'].fields_by_name['api_key']._loaded_options = None
   _globals['_RESOLVEKEYRESPONSE'].fields_by_name['api_key']._serialized_options = b'\320\363\030\001'
   _globals['_KEYSERVICE'].methods_by_name['StoreKey']._loaded_options = None
@@ -68,30 +85,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEYSERVICE'].methods_by_name['GetKey']._serialized_options = b'\220\002\001\312\363\030+\n\004user\n\005agent\022\010keys.get\030\003\"\014none: a read*\002\010\002'
   _globals['_KEYSERVICE'].methods_by_name['ListKeys']._loaded_options = None
   _globals['_KEYSERVICE'].methods_by_name['ListKeys']._serialized_options = b'\220\002\001\312\363\030,\n\004user\n\005agent\022\tkeys.list\030\003\"\014none: a read*\002\010\002'
+  _globals['_KEYSERVICE'].methods_by_name['RotateKey']._loaded_options = None
+  _globals['_KEYSERVICE'].methods_by_name['RotateKey']._serialized_options = b'\312\363\0306\n\004user\n\005agent\022\013keys.rotate\030\003\"\024providers.key.rotate*\002\010\036'
+  _globals['_KEYSERVICE'].methods_by_name['ValidateKey']._loaded_options = None
+  _globals['_KEYSERVICE'].methods_by_name['ValidateKey']._serialized_options = b'\312\363\030:\n\004user\n\005agent\022\rkeys.validate\030\003\"\026providers.key.validate*\002\010\036'
   _globals['_KEYSERVICE'].methods_by_name['RevokeKey']._loaded_options = None
   _globals['_KEYSERVICE'].methods_by_name['RevokeKey']._serialized_options = b'\312\363\0306\n\004user\n\005agent\022\013keys.revoke\030\003\"\024providers.key.revoke*\002\010\005'
   _globals['_KEYSERVICE'].methods_by_name['ResolveKey']._loaded_options = None
   _globals['_KEYSERVICE'].methods_by_name['ResolveKey']._serialized_options = b'\312\363\030R\n\023service:experiments\n\022service:production\022\014keys.resolve\"\025providers.key.resolve*\002\010\005'
-  _globals['_STOREKEYREQUEST']._serialized_start=199
-  _globals['_STOREKEYREQUEST']._serialized_end=350
-  _globals['_STOREKEYRESPONSE']._serialized_start=352
-  _globals['_STOREKEYRESPONSE']._serialized_end=411
-  _globals['_GETKEYREQUEST']._serialized_start=413
-  _globals['_GETKEYREQUEST']._serialized_end=454
-  _globals['_GETKEYRESPONSE']._serialized_start=456
-  _globals['_GETKEYRESPONSE']._serialized_end=513
-  _globals['_LISTKEYSREQUEST']._serialized_start=515
-  _globals['_LISTKEYSREQUEST']._serialized_end=590
-  _globals['_LISTKEYSRESPONSE']._serialized_start=592
-  _globals['_LISTKEYSRESPONSE']._serialized_end=677
-  _globals['_REVOKEKEYREQUEST']._serialized_start=679
-  _globals['_REVOKEKEYREQUEST']._serialized_end=756
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=758
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=818
-  _globals['_RESOLVEKEYREQUEST']._serialized_start=821
-  _globals['_RESOLVEKEYREQUEST']._serialized_end=963
-  _globals['_RESOLVEKEYRESPONSE']._serialized_start=965
-  _globals['_RESOLVEKEYRESPONSE']._serialized_end=1024
-  _globals['_KEYSERVICE']._serialized_start=1027
-  _globals['_KEYSERVICE']._serialized_end=1823
+  _globals['_STOREKEYREQUEST']._serialized_start=232
+  _globals['_STOREKEYREQUEST']._serialized_end=460
+  _globals['_STOREKEYRESPONSE']._serialized_start=462
+  _globals['_STOREKEYRESPONSE']._serialized_end=521
+  _globals['_GETKEYREQUEST']._serialized_start=523
+  _globals['_GETKEYREQUEST']._serialized_end=564
+  _globals['_GETKEYRESPONSE']._serialized_start=566
+  _globals['_GETKEYRESPONSE']._serialized_end=623
+  _globals['_LISTKEYSREQUEST']._serialized_start=625
+  _globals['_LISTKEYSREQUEST']._serialized_end=700
+  _globals['_LISTKEYSRESPONSE']._serialized_start=702
+  _globals['_LISTKEYSRESPONSE']._serialized_end=787
+  _globals['_ROTATEKEYREQUEST']._serialized_start=790
+  _globals['_ROTATEKEYREQUEST']._serialized_end=934
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=936
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=1042
+  _globals['_VALIDATEKEYREQUEST']._serialized_start=1044
+  _globals['_VALIDATEKEYREQUEST']._serialized_end=1123
+  _globals['_VALIDATEKEYRESPONSE']._serialized_start=1125
+  _globals['_VALIDATEKEYRESPONSE']._serialized_end=1187
+  _globals['_REVOKEKEYREQUEST']._serialized_start=1189
+  _globals['_REVOKEKEYREQUEST']._serialized_end=1266
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=1268
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=1328
+  _globals['_RESOLVEKEYREQUEST']._serialized_start=1331
+  _globals['_RESOLVEKEYREQUEST']._serialized_end=1502
+  _globals['_RESOLVEKEYRESPONSE']._serialized_start=1504
+  _globals['_RESOLVEKEYRESPONSE']._serialized_end=1563
+  _globals['_KEYSERVICE']._serialized_start=1566
+  _globals['_KEYSERVICE']._serialized_end=2686
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from triptych.common.v1 import principal_pb2 as _principal_pb2
 from triptych.providers.v1 import key_pb2 as _key_pb2
@@ -30,6 +31,8 @@ class StoreKeyRequest(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     API_KEY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.str
     """Provider that it is for."""
     label: _builtins.str
@@ -40,6 +43,14 @@ class StoreKeyRequest(_message.Message):
     """UUID that makes a retry safe: the first answer is stored for 24 h and given again; the same id with another body is
     INVALID_ARGUMENT. May be empty, and then a retry acts again.
     """
+    platform: _builtins.bool
+    """Store it as the platform's: its owner is then the service `platform`, and calls of everybody in the tenant that ask for it
+    may use it where the tenant's configuration allows that. For admins; others are PERMISSION_DENIED.
+    """
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it shall stop to resolve; in the future. Not set: it has no end."""
+
     def __init__(
         self,
         *,
@@ -47,10 +58,12 @@ class StoreKeyRequest(_message.Message):
         label: _builtins.str = ...,
         api_key: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        platform: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "label", b"label", "provider_id", b"provider_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "expire_time", b"expire_time", "label", b"label", "platform", b"platform", "provider_id", b"provider_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -181,6 +194,124 @@ class ListKeysResponse(_message.Message):
 Global___ListKeysResponse: _TypeAlias = ListKeysResponse  # noqa: Y015
 
 @_typing.final
+class RotateKeyRequest(_message.Message):
+    """Request of RotateKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key that is to be replaced; active or invalid, and the caller's own."""
+    api_key: _builtins.str
+    """The new value; 8 to 512 visible ASCII characters."""
+    etag: _builtins.str
+    """The `etag` that was read; ABORTED when the resource has changed since. Empty means: whatever it is now."""
+    request_id: _builtins.str
+    """UUID that makes a retry safe: the first answer is stored for 24 h and given again; the same id with another body is
+    INVALID_ARGUMENT. May be empty, and then a retry acts again.
+    """
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        api_key: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "etag", b"etag", "key_id", b"key_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateKeyResponse(_message.Message):
+    """Response of RotateKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _key_pb2.Key:
+        """The new key."""
+
+    @_builtins.property
+    def previous(self) -> _key_pb2.Key:
+        """The key that it took the place of, rotating or expired."""
+
+    def __init__(
+        self,
+        *,
+        key: _key_pb2.Key | None = ...,
+        previous: _key_pb2.Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "previous", b"previous"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "previous", b"previous"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyResponse: _TypeAlias = RotateKeyResponse  # noqa: Y015
+
+@_typing.final
+class ValidateKeyRequest(_message.Message):
+    """Request of ValidateKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Key id; active, rotating or invalid."""
+    request_id: _builtins.str
+    """UUID that makes a retry safe: the first answer is stored for 24 h and given again; the same id with another body is
+    INVALID_ARGUMENT. May be empty, and then a retry acts again.
+    """
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidateKeyRequest: _TypeAlias = ValidateKeyRequest  # noqa: Y015
+
+@_typing.final
+class ValidateKeyResponse(_message.Message):
+    """Response of ValidateKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _key_pb2.Key:
+        """The key as it was found: `state` says what the provider thinks of it."""
+
+    def __init__(
+        self,
+        *,
+        key: _key_pb2.Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidateKeyResponse: _TypeAlias = ValidateKeyResponse  # noqa: Y015
+
+@_typing.final
 class RevokeKeyRequest(_message.Message):
     """Request of RevokeKey."""
 
@@ -241,10 +372,15 @@ class ResolveKeyRequest(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     PROVIDER_ID_FIELD_NUMBER: _builtins.int
     DESTINATION_HOST_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.str
     """Provider that is to be called."""
     destination_host: _builtins.str
     """Host that is to be called; the key resolves for its own host only."""
+    key_id: _builtins.str
+    """A key that an earlier answer named, for work that must go on with it while it is rotating. Empty: the owner's active
+    key, or a rotating one when there is none.
+    """
     @_builtins.property
     def owner(self) -> _principal_pb2.Principal:
         """Who must own it."""
@@ -255,10 +391,11 @@ class ResolveKeyRequest(_message.Message):
         owner: _principal_pb2.Principal | None = ...,
         provider_id: _builtins.str = ...,
         destination_host: _builtins.str = ...,
+        key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_host", b"destination_host", "owner", b"owner", "provider_id", b"provider_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_host", b"destination_host", "key_id", b"key_id", "owner", b"owner", "provider_id", b"provider_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

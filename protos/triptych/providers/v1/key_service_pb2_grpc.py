@@ -50,6 +50,16 @@ class KeyServiceStub:
                 request_serializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.ListKeysRequest.SerializeToString,
                 response_deserializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.ListKeysResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/triptych.providers.v1.KeyService/RotateKey',
+                request_serializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
+        self.ValidateKey = channel.unary_unary(
+                '/triptych.providers.v1.KeyService/ValidateKey',
+                request_serializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.ValidateKeyRequest.SerializeToString,
+                response_deserializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.ValidateKeyResponse.FromString,
+                _registered_method=True)
         self.RevokeKey = channel.unary_unary(
                 '/triptych.providers.v1.KeyService/RevokeKey',
                 request_serializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.RevokeKeyRequest.SerializeToString,
@@ -67,8 +77,10 @@ class KeyServiceServicer:
     """
 
     def StoreKey(self, request, context):
-        """Stores a key after a real call to the provider has shown that it works. At most 5 live keys an owner, 10 attempts an hour.
-        Errors: NOT_FOUND PROVIDER_NOT_FOUND; FAILED_PRECONDITION KEY_REJECTED_BY_PROVIDER, PROVIDER_TAKES_NO_KEY;
+        """Stores a key after a real call to the provider has shown that it works. At most 5 keys an owner (active and invalid
+        ones count), 10 attempts an hour together with RotateKey and ValidateKey.
+        Errors: NOT_FOUND PROVIDER_NOT_FOUND; FAILED_PRECONDITION KEY_REJECTED_BY_PROVIDER, PROVIDER_TAKES_NO_KEY,
+        PROVIDER_INACTIVE, PROVIDER_ARCHIVED; ABORTED PROVIDER_CHANGED;
         ALREADY_EXISTS KEY_EXISTS (same key, or same label); RESOURCE_EXHAUSTED KEY_LIMIT, KEY_ATTEMPTS;
         UNAVAILABLE PROVIDER_UNREACHABLE, DEPENDENCY_UNAVAILABLE.
         """
@@ -90,6 +102,28 @@ class KeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """Puts a new value in the place of a key. The new value is proven and sealed as by StoreKey and takes over the label and
+        the end that was set; the old one is ROTATING: it resolves by its id, or when the new one is revoked or invalid, for
+        24 h, and is then expired and destroyed. A key that the provider refuses, and one that must not be used any more, has
+        no such time: an invalid key expires at once, and RevokeKey ends any.
+        Errors: those of StoreKey but KEY_LIMIT; NOT_FOUND KEY_NOT_FOUND; FAILED_PRECONDITION KEY_NOT_CURRENT; ABORTED
+        ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateKey(self, request, context):
+        """Proves a key at its provider now, as the service does by itself every day: refused, it becomes INVALID; an invalid one
+        that is accepted again becomes ACTIVE. A provider that gives no judgement changes nothing.
+        Errors: NOT_FOUND KEY_NOT_FOUND; FAILED_PRECONDITION KEY_NOT_CURRENT, PROVIDER_INACTIVE, PROVIDER_ARCHIVED;
+        RESOURCE_EXHAUSTED KEY_ATTEMPTS; UNAVAILABLE PROVIDER_UNREACHABLE, DEPENDENCY_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeKey(self, request, context):
         """Revokes a key at once and destroys its wrapped data key. Revoking twice is no error. Errors: NOT_FOUND KEY_NOT_FOUND.
         """
@@ -99,7 +133,8 @@ class KeyServiceServicer:
 
     def ResolveKey(self, request, context):
         """Opens a key for a service that is about to call the provider. Every call is audited.
-        Errors: NOT_FOUND KEY_NOT_FOUND (no such key of this owner for this provider, revoked and expired included);
+        Errors: NOT_FOUND KEY_NOT_FOUND (no such key of this owner for this provider; revoked, expired and invalid ones
+        included); FAILED_PRECONDITION PROVIDER_INACTIVE, PROVIDER_ARCHIVED;
         UNAVAILABLE DEPENDENCY_UNAVAILABLE when it cannot be unwrapped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -123,6 +158,16 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.ListKeys,
                     request_deserializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.ListKeysRequest.FromString,
                     response_serializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.RotateKeyRequest.FromString,
+                    response_serializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.RotateKeyResponse.SerializeToString,
+            ),
+            'ValidateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateKey,
+                    request_deserializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.ValidateKeyRequest.FromString,
+                    response_serializer=triptych_dot_providers_dot_v1_dot_key__service__pb2.ValidateKeyResponse.SerializeToString,
             ),
             'RevokeKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeKey,
@@ -217,6 +262,60 @@ class KeyService:
             '/triptych.providers.v1.KeyService/ListKeys',
             triptych_dot_providers_dot_v1_dot_key__service__pb2.ListKeysRequest.SerializeToString,
             triptych_dot_providers_dot_v1_dot_key__service__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.providers.v1.KeyService/RotateKey',
+            triptych_dot_providers_dot_v1_dot_key__service__pb2.RotateKeyRequest.SerializeToString,
+            triptych_dot_providers_dot_v1_dot_key__service__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.providers.v1.KeyService/ValidateKey',
+            triptych_dot_providers_dot_v1_dot_key__service__pb2.ValidateKeyRequest.SerializeToString,
+            triptych_dot_providers_dot_v1_dot_key__service__pb2.ValidateKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,8 +34,10 @@ class KeyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> KeyServiceAsyncStub: ...
     StoreKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.StoreKeyRequest, _key_service_pb2.StoreKeyResponse]
-    """Stores a key after a real call to the provider has shown that it works. At most 5 live keys an owner, 10 attempts an hour.
-    Errors: NOT_FOUND PROVIDER_NOT_FOUND; FAILED_PRECONDITION KEY_REJECTED_BY_PROVIDER, PROVIDER_TAKES_NO_KEY;
+    """Stores a key after a real call to the provider has shown that it works. At most 5 keys an owner (active and invalid
+    ones count), 10 attempts an hour together with RotateKey and ValidateKey.
+    Errors: NOT_FOUND PROVIDER_NOT_FOUND; FAILED_PRECONDITION KEY_REJECTED_BY_PROVIDER, PROVIDER_TAKES_NO_KEY,
+    PROVIDER_INACTIVE, PROVIDER_ARCHIVED; ABORTED PROVIDER_CHANGED;
     ALREADY_EXISTS KEY_EXISTS (same key, or same label); RESOURCE_EXHAUSTED KEY_LIMIT, KEY_ATTEMPTS;
     UNAVAILABLE PROVIDER_UNREACHABLE, DEPENDENCY_UNAVAILABLE.
     """
@@ -43,11 +45,26 @@ class KeyServiceStub:
     """Gives one key of the caller's own, or as an admin anybody's. Errors: NOT_FOUND KEY_NOT_FOUND."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]
     """Lists the caller's own keys; an admin lists the tenant's. Newest first."""
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]
+    """Puts a new value in the place of a key. The new value is proven and sealed as by StoreKey and takes over the label and
+    the end that was set; the old one is ROTATING: it resolves by its id, or when the new one is revoked or invalid, for
+    24 h, and is then expired and destroyed. A key that the provider refuses, and one that must not be used any more, has
+    no such time: an invalid key expires at once, and RevokeKey ends any.
+    Errors: those of StoreKey but KEY_LIMIT; NOT_FOUND KEY_NOT_FOUND; FAILED_PRECONDITION KEY_NOT_CURRENT; ABORTED
+    ETAG_MISMATCH.
+    """
+    ValidateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ValidateKeyRequest, _key_service_pb2.ValidateKeyResponse]
+    """Proves a key at its provider now, as the service does by itself every day: refused, it becomes INVALID; an invalid one
+    that is accepted again becomes ACTIVE. A provider that gives no judgement changes nothing.
+    Errors: NOT_FOUND KEY_NOT_FOUND; FAILED_PRECONDITION KEY_NOT_CURRENT, PROVIDER_INACTIVE, PROVIDER_ARCHIVED;
+    RESOURCE_EXHAUSTED KEY_ATTEMPTS; UNAVAILABLE PROVIDER_UNREACHABLE, DEPENDENCY_UNAVAILABLE.
+    """
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RevokeKeyRequest, _key_service_pb2.RevokeKeyResponse]
     """Revokes a key at once and destroys its wrapped data key. Revoking twice is no error. Errors: NOT_FOUND KEY_NOT_FOUND."""
     ResolveKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ResolveKeyRequest, _key_service_pb2.ResolveKeyResponse]
     """Opens a key for a service that is about to call the provider. Every call is audited.
-    Errors: NOT_FOUND KEY_NOT_FOUND (no such key of this owner for this provider, revoked and expired included);
+    Errors: NOT_FOUND KEY_NOT_FOUND (no such key of this owner for this provider; revoked, expired and invalid ones
+    included); FAILED_PRECONDITION PROVIDER_INACTIVE, PROVIDER_ARCHIVED;
     UNAVAILABLE DEPENDENCY_UNAVAILABLE when it cannot be unwrapped.
     """
 
@@ -57,8 +74,10 @@ class KeyServiceAsyncStub(KeyServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StoreKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.StoreKeyRequest, _key_service_pb2.StoreKeyResponse]  # type: ignore[assignment]
-    """Stores a key after a real call to the provider has shown that it works. At most 5 live keys an owner, 10 attempts an hour.
-    Errors: NOT_FOUND PROVIDER_NOT_FOUND; FAILED_PRECONDITION KEY_REJECTED_BY_PROVIDER, PROVIDER_TAKES_NO_KEY;
+    """Stores a key after a real call to the provider has shown that it works. At most 5 keys an owner (active and invalid
+    ones count), 10 attempts an hour together with RotateKey and ValidateKey.
+    Errors: NOT_FOUND PROVIDER_NOT_FOUND; FAILED_PRECONDITION KEY_REJECTED_BY_PROVIDER, PROVIDER_TAKES_NO_KEY,
+    PROVIDER_INACTIVE, PROVIDER_ARCHIVED; ABORTED PROVIDER_CHANGED;
     ALREADY_EXISTS KEY_EXISTS (same key, or same label); RESOURCE_EXHAUSTED KEY_LIMIT, KEY_ATTEMPTS;
     UNAVAILABLE PROVIDER_UNREACHABLE, DEPENDENCY_UNAVAILABLE.
     """
@@ -66,11 +85,26 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Gives one key of the caller's own, or as an admin anybody's. Errors: NOT_FOUND KEY_NOT_FOUND."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Lists the caller's own keys; an admin lists the tenant's. Newest first."""
+    RotateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
+    """Puts a new value in the place of a key. The new value is proven and sealed as by StoreKey and takes over the label and
+    the end that was set; the old one is ROTATING: it resolves by its id, or when the new one is revoked or invalid, for
+    24 h, and is then expired and destroyed. A key that the provider refuses, and one that must not be used any more, has
+    no such time: an invalid key expires at once, and RevokeKey ends any.
+    Errors: those of StoreKey but KEY_LIMIT; NOT_FOUND KEY_NOT_FOUND; FAILED_PRECONDITION KEY_NOT_CURRENT; ABORTED
+    ETAG_MISMATCH.
+    """
+    ValidateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ValidateKeyRequest, _key_service_pb2.ValidateKeyResponse]  # type: ignore[assignment]
+    """Proves a key at its provider now, as the service does by itself every day: refused, it becomes INVALID; an invalid one
+    that is accepted again becomes ACTIVE. A provider that gives no judgement changes nothing.
+    Errors: NOT_FOUND KEY_NOT_FOUND; FAILED_PRECONDITION KEY_NOT_CURRENT, PROVIDER_INACTIVE, PROVIDER_ARCHIVED;
+    RESOURCE_EXHAUSTED KEY_ATTEMPTS; UNAVAILABLE PROVIDER_UNREACHABLE, DEPENDENCY_UNAVAILABLE.
+    """
     RevokeKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RevokeKeyRequest, _key_service_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Revokes a key at once and destroys its wrapped data key. Revoking twice is no error. Errors: NOT_FOUND KEY_NOT_FOUND."""
     ResolveKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ResolveKeyRequest, _key_service_pb2.ResolveKeyResponse]  # type: ignore[assignment]
     """Opens a key for a service that is about to call the provider. Every call is audited.
-    Errors: NOT_FOUND KEY_NOT_FOUND (no such key of this owner for this provider, revoked and expired included);
+    Errors: NOT_FOUND KEY_NOT_FOUND (no such key of this owner for this provider; revoked, expired and invalid ones
+    included); FAILED_PRECONDITION PROVIDER_INACTIVE, PROVIDER_ARCHIVED;
     UNAVAILABLE DEPENDENCY_UNAVAILABLE when it cannot be unwrapped.
     """
 
@@ -83,8 +117,10 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.StoreKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.StoreKeyResponse, _abc.Awaitable[_key_service_pb2.StoreKeyResponse]]:
-        """Stores a key after a real call to the provider has shown that it works. At most 5 live keys an owner, 10 attempts an hour.
-        Errors: NOT_FOUND PROVIDER_NOT_FOUND; FAILED_PRECONDITION KEY_REJECTED_BY_PROVIDER, PROVIDER_TAKES_NO_KEY;
+        """Stores a key after a real call to the provider has shown that it works. At most 5 keys an owner (active and invalid
+        ones count), 10 attempts an hour together with RotateKey and ValidateKey.
+        Errors: NOT_FOUND PROVIDER_NOT_FOUND; FAILED_PRECONDITION KEY_REJECTED_BY_PROVIDER, PROVIDER_TAKES_NO_KEY,
+        PROVIDER_INACTIVE, PROVIDER_ARCHIVED; ABORTED PROVIDER_CHANGED;
         ALREADY_EXISTS KEY_EXISTS (same key, or same label); RESOURCE_EXHAUSTED KEY_LIMIT, KEY_ATTEMPTS;
         UNAVAILABLE PROVIDER_UNREACHABLE, DEPENDENCY_UNAVAILABLE.
         """
@@ -106,6 +142,32 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the caller's own keys; an admin lists the tenant's. Newest first."""
 
     @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _key_service_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.RotateKeyResponse, _abc.Awaitable[_key_service_pb2.RotateKeyResponse]]:
+        """Puts a new value in the place of a key. The new value is proven and sealed as by StoreKey and takes over the label and
+        the end that was set; the old one is ROTATING: it resolves by its id, or when the new one is revoked or invalid, for
+        24 h, and is then expired and destroyed. A key that the provider refuses, and one that must not be used any more, has
+        no such time: an invalid key expires at once, and RevokeKey ends any.
+        Errors: those of StoreKey but KEY_LIMIT; NOT_FOUND KEY_NOT_FOUND; FAILED_PRECONDITION KEY_NOT_CURRENT; ABORTED
+        ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def ValidateKey(
+        self,
+        request: _key_service_pb2.ValidateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.ValidateKeyResponse, _abc.Awaitable[_key_service_pb2.ValidateKeyResponse]]:
+        """Proves a key at its provider now, as the service does by itself every day: refused, it becomes INVALID; an invalid one
+        that is accepted again becomes ACTIVE. A provider that gives no judgement changes nothing.
+        Errors: NOT_FOUND KEY_NOT_FOUND; FAILED_PRECONDITION KEY_NOT_CURRENT, PROVIDER_INACTIVE, PROVIDER_ARCHIVED;
+        RESOURCE_EXHAUSTED KEY_ATTEMPTS; UNAVAILABLE PROVIDER_UNREACHABLE, DEPENDENCY_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
     def RevokeKey(
         self,
         request: _key_service_pb2.RevokeKeyRequest,
@@ -120,7 +182,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.ResolveKeyResponse, _abc.Awaitable[_key_service_pb2.ResolveKeyResponse]]:
         """Opens a key for a service that is about to call the provider. Every call is audited.
-        Errors: NOT_FOUND KEY_NOT_FOUND (no such key of this owner for this provider, revoked and expired included);
+        Errors: NOT_FOUND KEY_NOT_FOUND (no such key of this owner for this provider; revoked, expired and invalid ones
+        included); FAILED_PRECONDITION PROVIDER_INACTIVE, PROVIDER_ARCHIVED;
         UNAVAILABLE DEPENDENCY_UNAVAILABLE when it cannot be unwrapped.
         """
 

@@ -74,6 +74,7 @@ class Provider(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7, given by the server."""
     name: _builtins.str
@@ -106,6 +107,10 @@ class Provider(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
 
+    @_builtins.property
+    def archive_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was archived: it is read as before, takes no keys and no calls, and does not come back. Output only."""
+
     def __init__(
         self,
         *,
@@ -123,11 +128,54 @@ class Provider(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        archive_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "api_endpoint", b"api_endpoint", "create_time", b"create_time", "etag", b"etag", "id", b"id", "input_cost_usd_per_1k", b"input_cost_usd_per_1k", "max_tokens", b"max_tokens", "model_name", b"model_name", "name", b"name", "output_cost_usd_per_1k", b"output_cost_usd_per_1k", "platform_provided", b"platform_provided", "timeout_seconds", b"timeout_seconds", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "api_endpoint", b"api_endpoint", "archive_time", b"archive_time", "create_time", b"create_time", "etag", b"etag", "id", b"id", "input_cost_usd_per_1k", b"input_cost_usd_per_1k", "max_tokens", b"max_tokens", "model_name", b"model_name", "name", b"name", "output_cost_usd_per_1k", b"output_cost_usd_per_1k", "platform_provided", b"platform_provided", "timeout_seconds", b"timeout_seconds", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Provider: _TypeAlias = Provider  # noqa: Y015
+
+@_typing.final
+class PriceVersion(_message.Message):
+    """What a provider costs from a moment on. Versions are never changed: what was reserved is charged at the version of that
+    moment.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    INPUT_COST_USD_PER_1K_FIELD_NUMBER: _builtins.int
+    OUTPUT_COST_USD_PER_1K_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """UUIDv7, given by the server."""
+    provider_id: _builtins.str
+    """Provider that it is for."""
+    input_cost_usd_per_1k: _builtins.str
+    """Price of 1,000 input tokens in USD, decimal."""
+    output_cost_usd_per_1k: _builtins.str
+    """Price of 1,000 output tokens in USD, decimal."""
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on it is charged; until the next version's."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        provider_id: _builtins.str = ...,
+        input_cost_usd_per_1k: _builtins.str = ...,
+        output_cost_usd_per_1k: _builtins.str = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "id", b"id", "input_cost_usd_per_1k", b"input_cost_usd_per_1k", "output_cost_usd_per_1k", b"output_cost_usd_per_1k", "provider_id", b"provider_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriceVersion: _TypeAlias = PriceVersion  # noqa: Y015

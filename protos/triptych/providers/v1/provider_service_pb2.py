@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from triptych.common.v1 import options_pb2 as triptych_dot_common_dot_v1_dot_options__pb2
 from triptych.providers.v1 import provider_pb2 as triptych_dot_providers_dot_v1_dot_provider__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,triptych/providers/v1/provider_service.proto\x12\x15triptych.providers.v1\x1a\x1b\x62uf/validate/validate.proto\x1a triptych/common/v1/options.proto\x1a$triptych/providers/v1/provider.proto\"s\n\x15\x43reateProviderRequest\x12\x39\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.triptych.providers.v1.ProviderB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"K\n\x16\x43reateProviderResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.triptych.providers.v1.Provider\"3\n\x12GetProviderRequest\x12\x1d\n\x0bprovider_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"H\n\x13GetProviderResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.triptych.providers.v1.Provider\"P\n\x14ListProvidersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"d\n\x15ListProvidersResponse\x12\x32\n\tproviders\x18\x01 \x03(\x0b\x32\x1f.triptych.providers.v1.Provider\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb0\x04\n\x0fProviderService\x12\xac\x01\n\x0e\x43reateProvider\x12,.triptych.providers.v1.CreateProviderRequest\x1a-.triptych.providers.v1.CreateProviderResponse\"=\xca\xf3\x18\x39\n\x04user\x12\x10providers.create\x18\x04\"\x19providers.provider.create*\x02\x08\x05\x12\xc6\x01\n\x0bGetProvider\x12).triptych.providers.v1.GetProviderRequest\x1a*.triptych.providers.v1.GetProviderResponse\"`\x90\x02\x01\xca\xf3\x18Y\n\x04user\n\x05\x61gent\n\x13service:experiments\n\x12service:production\x12\rproviders.get\x18\x02\"\x0cnone: a read*\x02\x08\x02\x12\xa4\x01\n\rListProviders\x12+.triptych.providers.v1.ListProvidersRequest\x1a,.triptych.providers.v1.ListProvidersResponse\"8\x90\x02\x01\xca\xf3\x18\x31\n\x04user\n\x05\x61gent\x12\x0eproviders.list\x18\x02\"\x0cnone: a read*\x02\x08\x02\x42L\n\x1d\x64\x65v.triptych.api.providers.v1P\x01Z)triptych.dev/api/providers/v1;providersv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,triptych/providers/v1/provider_service.proto\x12\x15triptych.providers.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a triptych/common/v1/options.proto\x1a$triptych/providers/v1/provider.proto\"s\n\x15\x43reateProviderRequest\x12\x39\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.triptych.providers.v1.ProviderB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"K\n\x16\x43reateProviderResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.triptych.providers.v1.Provider\"3\n\x12GetProviderRequest\x12\x1d\n\x0bprovider_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"H\n\x13GetProviderResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.triptych.providers.v1.Provider\"g\n\x14ListProvidersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x15\n\rshow_archived\x18\x03 \x01(\x08\"d\n\x15ListProvidersResponse\x12\x32\n\tproviders\x18\x01 \x03(\x0b\x32\x1f.triptych.providers.v1.Provider\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa4\x01\n\x15UpdateProviderRequest\x12\x39\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.triptych.providers.v1.ProviderB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"K\n\x16UpdateProviderResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.triptych.providers.v1.Provider\"o\n\x16\x41rchiveProviderRequest\x12\x1d\n\x0bprovider_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"L\n\x17\x41rchiveProviderResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.triptych.providers.v1.Provider\"\xff\x01\n\x17SetProviderPriceRequest\x12\x1d\n\x0bprovider_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x45\n\x15input_cost_usd_per_1k\x18\x02 \x01(\tB&\xbaH#r!2\x1f^$|^[0-9]{1,8}(\\.[0-9]{1,12})?$\x12\x46\n\x16output_cost_usd_per_1k\x18\x03 \x01(\tB&\xbaH#r!2\x1f^$|^[0-9]{1,8}(\\.[0-9]{1,12})?$\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x89\x01\n\x18SetProviderPriceResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.triptych.providers.v1.Provider\x12:\n\rprice_version\x18\x02 \x01(\x0b\x32#.triptych.providers.v1.PriceVersion\"t\n\x19ListProviderPricesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x1d\n\x0bprovider_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"r\n\x1aListProviderPricesResponse\x12;\n\x0eprice_versions\x18\x01 \x03(\x0b\x32#.triptych.providers.v1.PriceVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xfe\t\n\x0fProviderService\x12\xac\x01\n\x0e\x43reateProvider\x12,.triptych.providers.v1.CreateProviderRequest\x1a-.triptych.providers.v1.CreateProviderResponse\"=\xca\xf3\x18\x39\n\x04user\x12\x10providers.create\x18\x04\"\x19providers.provider.create*\x02\x08\x05\x12\xc6\x01\n\x0bGetProvider\x12).triptych.providers.v1.GetProviderRequest\x1a*.triptych.providers.v1.GetProviderResponse\"`\x90\x02\x01\xca\xf3\x18Y\n\x04user\n\x05\x61gent\n\x13service:experiments\n\x12service:production\x12\rproviders.get\x18\x02\"\x0cnone: a read*\x02\x08\x02\x12\xa4\x01\n\rListProviders\x12+.triptych.providers.v1.ListProvidersRequest\x1a,.triptych.providers.v1.ListProvidersResponse\"8\x90\x02\x01\xca\xf3\x18\x31\n\x04user\n\x05\x61gent\x12\x0eproviders.list\x18\x02\"\x0cnone: a read*\x02\x08\x02\x12\xac\x01\n\x0eUpdateProvider\x12,.triptych.providers.v1.UpdateProviderRequest\x1a-.triptych.providers.v1.UpdateProviderResponse\"=\xca\xf3\x18\x39\n\x04user\x12\x10providers.update\x18\x04\"\x19providers.provider.update*\x02\x08\x05\x12\xb1\x01\n\x0f\x41rchiveProvider\x12-.triptych.providers.v1.ArchiveProviderRequest\x1a..triptych.providers.v1.ArchiveProviderResponse\"?\xca\xf3\x18;\n\x04user\x12\x11providers.archive\x18\x04\"\x1aproviders.provider.archive*\x02\x08\x05\x12\xb0\x01\n\x10SetProviderPrice\x12..triptych.providers.v1.SetProviderPriceRequest\x1a/.triptych.providers.v1.SetProviderPriceResponse\";\xca\xf3\x18\x37\n\x04user\x12\x0fproviders.price\x18\x04\"\x18providers.provider.price*\x02\x08\x05\x12\xb5\x01\n\x12ListProviderPrices\x12\x30.triptych.providers.v1.ListProviderPricesRequest\x1a\x31.triptych.providers.v1.ListProviderPricesResponse\":\x90\x02\x01\xca\xf3\x18\x33\n\x04user\n\x05\x61gent\x12\x10providers.prices\x18\x02\"\x0cnone: a read*\x02\x08\x02\x42L\n\x1d\x64\x65v.triptych.api.providers.v1P\x01Z)triptych.dev/api/providers/v1;providersv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,24 +46,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPROVIDERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTPROVIDERSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTPROVIDERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_UPDATEPROVIDERREQUEST'].fields_by_name['provider']._loaded_options = None
+  _globals['_UPDATEPROVIDERREQUEST'].fields_by_name['provider']._serialized_options = b'\272H\003\330\001\003'
+  _globals['_UPDATEPROVIDERREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_UPDATEPROVIDERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_ARCHIVEPROVIDERREQUEST'].fields_by_name['provider_id']._loaded_options = None
+  _globals['_ARCHIVEPROVIDERREQUEST'].fields_by_name['provider_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ARCHIVEPROVIDERREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_ARCHIVEPROVIDERREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_ARCHIVEPROVIDERREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ARCHIVEPROVIDERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_SETPROVIDERPRICEREQUEST'].fields_by_name['provider_id']._loaded_options = None
+  _globals['_SETPROVIDERPRICEREQUEST'].fields_by_name['provider_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_SETPROVIDERPRICEREQUEST'].fields_by_name['input_cost_usd_per_1k']._loaded_options = None
+  _globals['_SETPROVIDERPRICEREQUEST'].fields_by_name['input_cost_usd_per_1k']._serialized_options = b'\272H#r!2\037^$|^[0-9]{1,8}(\\.[0-9]{1,12})?$'
+  _globals['_SETPROVIDERPRICEREQUEST'].fields_by_name['output_cost_usd_per_1k']._loaded_options = None
+  _globals['_SETPROVIDERPRICEREQUEST'].fields_by_name['output_cost_usd_per_1k']._serialized_options = b'\272H#r!2\037^$|^[0-9]{1,8}(\\.[0-9]{1,12})?$'
+  _globals['_SETPROVIDERPRICEREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_SETPROVIDERPRICEREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_SETPROVIDERPRICEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_SETPROVIDERPRICEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_LISTPROVIDERPRICESREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTPROVIDERPRICESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTPROVIDERPRICESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTPROVIDERPRICESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_LISTPROVIDERPRICESREQUEST'].fields_by_name['provider_id']._loaded_options = None
+  _globals['_LISTPROVIDERPRICESREQUEST'].fields_by_name['provider_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_PROVIDERSERVICE'].methods_by_name['CreateProvider']._loaded_options = None
   _globals['_PROVIDERSERVICE'].methods_by_name['CreateProvider']._serialized_options = b'\312\363\0309\n\004user\022\020providers.create\030\004\"\031providers.provider.create*\002\010\005'
   _globals['_PROVIDERSERVICE'].methods_by_name['GetProvider']._loaded_options = None
   _globals['_PROVIDERSERVICE'].methods_by_name['GetProvider']._serialized_options = b'\220\002\001\312\363\030Y\n\004user\n\005agent\n\023service:experiments\n\022service:production\022\rproviders.get\030\002\"\014none: a read*\002\010\002'
   _globals['_PROVIDERSERVICE'].methods_by_name['ListProviders']._loaded_options = None
   _globals['_PROVIDERSERVICE'].methods_by_name['ListProviders']._serialized_options = b'\220\002\001\312\363\0301\n\004user\n\005agent\022\016providers.list\030\002\"\014none: a read*\002\010\002'
-  _globals['_CREATEPROVIDERREQUEST']._serialized_start=172
-  _globals['_CREATEPROVIDERREQUEST']._serialized_end=287
-  _globals['_CREATEPROVIDERRESPONSE']._serialized_start=289
-  _globals['_CREATEPROVIDERRESPONSE']._serialized_end=364
-  _globals['_GETPROVIDERREQUEST']._serialized_start=366
-  _globals['_GETPROVIDERREQUEST']._serialized_end=417
-  _globals['_GETPROVIDERRESPONSE']._serialized_start=419
-  _globals['_GETPROVIDERRESPONSE']._serialized_end=491
-  _globals['_LISTPROVIDERSREQUEST']._serialized_start=493
-  _globals['_LISTPROVIDERSREQUEST']._serialized_end=573
-  _globals['_LISTPROVIDERSRESPONSE']._serialized_start=575
-  _globals['_LISTPROVIDERSRESPONSE']._serialized_end=675
-  _globals['_PROVIDERSERVICE']._serialized_start=678
-  _globals['_PROVIDERSERVICE']._serialized_end=1238
+  _globals['_PROVIDERSERVICE'].methods_by_name['UpdateProvider']._loaded_options = None
+  _globals['_PROVIDERSERVICE'].methods_by_name['UpdateProvider']._serialized_options = b'\312\363\0309\n\004user\022\020providers.update\030\004\"\031providers.provider.update*\002\010\005'
+  _globals['_PROVIDERSERVICE'].methods_by_name['ArchiveProvider']._loaded_options = None
+  _globals['_PROVIDERSERVICE'].methods_by_name['ArchiveProvider']._serialized_options = b'\312\363\030;\n\004user\022\021providers.archive\030\004\"\032providers.provider.archive*\002\010\005'
+  _globals['_PROVIDERSERVICE'].methods_by_name['SetProviderPrice']._loaded_options = None
+  _globals['_PROVIDERSERVICE'].methods_by_name['SetProviderPrice']._serialized_options = b'\312\363\0307\n\004user\022\017providers.price\030\004\"\030providers.provider.price*\002\010\005'
+  _globals['_PROVIDERSERVICE'].methods_by_name['ListProviderPrices']._loaded_options = None
+  _globals['_PROVIDERSERVICE'].methods_by_name['ListProviderPrices']._serialized_options = b'\220\002\001\312\363\0303\n\004user\n\005agent\022\020providers.prices\030\002\"\014none: a read*\002\010\002'
+  _globals['_CREATEPROVIDERREQUEST']._serialized_start=206
+  _globals['_CREATEPROVIDERREQUEST']._serialized_end=321
+  _globals['_CREATEPROVIDERRESPONSE']._serialized_start=323
+  _globals['_CREATEPROVIDERRESPONSE']._serialized_end=398
+  _globals['_GETPROVIDERREQUEST']._serialized_start=400
+  _globals['_GETPROVIDERREQUEST']._serialized_end=451
+  _globals['_GETPROVIDERRESPONSE']._serialized_start=453
+  _globals['_GETPROVIDERRESPONSE']._serialized_end=525
+  _globals['_LISTPROVIDERSREQUEST']._serialized_start=527
+  _globals['_LISTPROVIDERSREQUEST']._serialized_end=630
+  _globals['_LISTPROVIDERSRESPONSE']._serialized_start=632
+  _globals['_LISTPROVIDERSRESPONSE']._serialized_end=732
+  _globals['_UPDATEPROVIDERREQUEST']._serialized_start=735
+  _globals['_UPDATEPROVIDERREQUEST']._serialized_end=899
+  _globals['_UPDATEPROVIDERRESPONSE']._serialized_start=901
+  _globals['_UPDATEPROVIDERRESPONSE']._serialized_end=976
+  _globals['_ARCHIVEPROVIDERREQUEST']._serialized_start=978
+  _globals['_ARCHIVEPROVIDERREQUEST']._serialized_end=1089
+  _globals['_ARCHIVEPROVIDERRESPONSE']._serialized_start=1091
+  _globals['_ARCHIVEPROVIDERRESPONSE']._serialized_end=1167
+  _globals['_SETPROVIDERPRICEREQUEST']._serialized_start=1170
+  _globals['_SETPROVIDERPRICEREQUEST']._serialized_end=1425
+  _globals['_SETPROVIDERPRICERESPONSE']._serialized_start=1428
+  _globals['_SETPROVIDERPRICERESPONSE']._serialized_end=1565
+  _globals['_LISTPROVIDERPRICESREQUEST']._serialized_start=1567
+  _globals['_LISTPROVIDERPRICESREQUEST']._serialized_end=1683
+  _globals['_LISTPROVIDERPRICESRESPONSE']._serialized_start=1685
+  _globals['_LISTPROVIDERPRICESRESPONSE']._serialized_end=1799
+  _globals['_PROVIDERSERVICE']._serialized_start=1802
+  _globals['_PROVIDERSERVICE']._serialized_end=3080
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,26 @@ class ProviderServiceStub:
                 request_serializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.ListProvidersRequest.SerializeToString,
                 response_deserializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.ListProvidersResponse.FromString,
                 _registered_method=True)
+        self.UpdateProvider = channel.unary_unary(
+                '/triptych.providers.v1.ProviderService/UpdateProvider',
+                request_serializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.UpdateProviderRequest.SerializeToString,
+                response_deserializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.UpdateProviderResponse.FromString,
+                _registered_method=True)
+        self.ArchiveProvider = channel.unary_unary(
+                '/triptych.providers.v1.ProviderService/ArchiveProvider',
+                request_serializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.ArchiveProviderRequest.SerializeToString,
+                response_deserializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.ArchiveProviderResponse.FromString,
+                _registered_method=True)
+        self.SetProviderPrice = channel.unary_unary(
+                '/triptych.providers.v1.ProviderService/SetProviderPrice',
+                request_serializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.SetProviderPriceRequest.SerializeToString,
+                response_deserializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.SetProviderPriceResponse.FromString,
+                _registered_method=True)
+        self.ListProviderPrices = channel.unary_unary(
+                '/triptych.providers.v1.ProviderService/ListProviderPrices',
+                request_serializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.ListProviderPricesRequest.SerializeToString,
+                response_deserializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.ListProviderPricesResponse.FromString,
+                _registered_method=True)
 
 
 class ProviderServiceServicer:
@@ -77,6 +97,40 @@ class ProviderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateProvider(self, request, context):
+        """Changes a provider; prices have SetProviderPrice, and the type is for good. The host of the endpoint changes only while
+        nobody has a key for it: keys are bound to the host that they were stored for.
+        Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH; ALREADY_EXISTS PROVIDER_NAME_TAKEN; INVALID_ARGUMENT
+        ENDPOINT_REFUSED, UPDATE_MASK_INVALID; FAILED_PRECONDITION PROVIDER_ARCHIVED, PROVIDER_HOST_IN_USE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveProvider(self, request, context):
+        """Archives a provider for good: no key resolves for it any more and all its keys are destroyed within a minute; usage
+        stays. Archiving twice is no error. To switch a provider off for a while, set `active` to false.
+        Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetProviderPrice(self, request, context):
+        """Sets the prices of a provider from now on. What was used, and what is reserved, is charged at the prices of its time.
+        Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH; FAILED_PRECONDITION PROVIDER_ARCHIVED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProviderPrices(self, request, context):
+        """Lists the prices that a provider had, newest first. Errors: NOT_FOUND PROVIDER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProviderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +148,26 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     servicer.ListProviders,
                     request_deserializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.ListProvidersRequest.FromString,
                     response_serializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.ListProvidersResponse.SerializeToString,
+            ),
+            'UpdateProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProvider,
+                    request_deserializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.UpdateProviderRequest.FromString,
+                    response_serializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.UpdateProviderResponse.SerializeToString,
+            ),
+            'ArchiveProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveProvider,
+                    request_deserializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.ArchiveProviderRequest.FromString,
+                    response_serializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.ArchiveProviderResponse.SerializeToString,
+            ),
+            'SetProviderPrice': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetProviderPrice,
+                    request_deserializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.SetProviderPriceRequest.FromString,
+                    response_serializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.SetProviderPriceResponse.SerializeToString,
+            ),
+            'ListProviderPrices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProviderPrices,
+                    request_deserializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.ListProviderPricesRequest.FromString,
+                    response_serializer=triptych_dot_providers_dot_v1_dot_provider__service__pb2.ListProviderPricesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +252,114 @@ class ProviderService:
             '/triptych.providers.v1.ProviderService/ListProviders',
             triptych_dot_providers_dot_v1_dot_provider__service__pb2.ListProvidersRequest.SerializeToString,
             triptych_dot_providers_dot_v1_dot_provider__service__pb2.ListProvidersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.providers.v1.ProviderService/UpdateProvider',
+            triptych_dot_providers_dot_v1_dot_provider__service__pb2.UpdateProviderRequest.SerializeToString,
+            triptych_dot_providers_dot_v1_dot_provider__service__pb2.UpdateProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.providers.v1.ProviderService/ArchiveProvider',
+            triptych_dot_providers_dot_v1_dot_provider__service__pb2.ArchiveProviderRequest.SerializeToString,
+            triptych_dot_providers_dot_v1_dot_provider__service__pb2.ArchiveProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetProviderPrice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.providers.v1.ProviderService/SetProviderPrice',
+            triptych_dot_providers_dot_v1_dot_provider__service__pb2.SetProviderPriceRequest.SerializeToString,
+            triptych_dot_providers_dot_v1_dot_provider__service__pb2.SetProviderPriceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProviderPrices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.providers.v1.ProviderService/ListProviderPrices',
+            triptych_dot_providers_dot_v1_dot_provider__service__pb2.ListProviderPricesRequest.SerializeToString,
+            triptych_dot_providers_dot_v1_dot_provider__service__pb2.ListProviderPricesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,23 @@ class ProviderServiceStub:
     """Gives one provider. Errors: NOT_FOUND PROVIDER_NOT_FOUND."""
     ListProviders: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.ListProvidersRequest, _provider_service_pb2.ListProvidersResponse]
     """Lists providers in order of name."""
+    UpdateProvider: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.UpdateProviderRequest, _provider_service_pb2.UpdateProviderResponse]
+    """Changes a provider; prices have SetProviderPrice, and the type is for good. The host of the endpoint changes only while
+    nobody has a key for it: keys are bound to the host that they were stored for.
+    Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH; ALREADY_EXISTS PROVIDER_NAME_TAKEN; INVALID_ARGUMENT
+    ENDPOINT_REFUSED, UPDATE_MASK_INVALID; FAILED_PRECONDITION PROVIDER_ARCHIVED, PROVIDER_HOST_IN_USE.
+    """
+    ArchiveProvider: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.ArchiveProviderRequest, _provider_service_pb2.ArchiveProviderResponse]
+    """Archives a provider for good: no key resolves for it any more and all its keys are destroyed within a minute; usage
+    stays. Archiving twice is no error. To switch a provider off for a while, set `active` to false.
+    Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH.
+    """
+    SetProviderPrice: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.SetProviderPriceRequest, _provider_service_pb2.SetProviderPriceResponse]
+    """Sets the prices of a provider from now on. What was used, and what is reserved, is charged at the prices of its time.
+    Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH; FAILED_PRECONDITION PROVIDER_ARCHIVED.
+    """
+    ListProviderPrices: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.ListProviderPricesRequest, _provider_service_pb2.ListProviderPricesResponse]
+    """Lists the prices that a provider had, newest first. Errors: NOT_FOUND PROVIDER_NOT_FOUND."""
 
 @_typing.type_check_only
 class ProviderServiceAsyncStub(ProviderServiceStub):
@@ -51,6 +68,23 @@ class ProviderServiceAsyncStub(ProviderServiceStub):
     """Gives one provider. Errors: NOT_FOUND PROVIDER_NOT_FOUND."""
     ListProviders: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.ListProvidersRequest, _provider_service_pb2.ListProvidersResponse]  # type: ignore[assignment]
     """Lists providers in order of name."""
+    UpdateProvider: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.UpdateProviderRequest, _provider_service_pb2.UpdateProviderResponse]  # type: ignore[assignment]
+    """Changes a provider; prices have SetProviderPrice, and the type is for good. The host of the endpoint changes only while
+    nobody has a key for it: keys are bound to the host that they were stored for.
+    Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH; ALREADY_EXISTS PROVIDER_NAME_TAKEN; INVALID_ARGUMENT
+    ENDPOINT_REFUSED, UPDATE_MASK_INVALID; FAILED_PRECONDITION PROVIDER_ARCHIVED, PROVIDER_HOST_IN_USE.
+    """
+    ArchiveProvider: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.ArchiveProviderRequest, _provider_service_pb2.ArchiveProviderResponse]  # type: ignore[assignment]
+    """Archives a provider for good: no key resolves for it any more and all its keys are destroyed within a minute; usage
+    stays. Archiving twice is no error. To switch a provider off for a while, set `active` to false.
+    Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH.
+    """
+    SetProviderPrice: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.SetProviderPriceRequest, _provider_service_pb2.SetProviderPriceResponse]  # type: ignore[assignment]
+    """Sets the prices of a provider from now on. What was used, and what is reserved, is charged at the prices of its time.
+    Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH; FAILED_PRECONDITION PROVIDER_ARCHIVED.
+    """
+    ListProviderPrices: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.ListProviderPricesRequest, _provider_service_pb2.ListProviderPricesResponse]  # type: ignore[assignment]
+    """Lists the prices that a provider had, newest first. Errors: NOT_FOUND PROVIDER_NOT_FOUND."""
 
 class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
     """The catalogue of AI providers."""
@@ -78,5 +112,46 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_provider_service_pb2.ListProvidersResponse, _abc.Awaitable[_provider_service_pb2.ListProvidersResponse]]:
         """Lists providers in order of name."""
+
+    @_abc_1.abstractmethod
+    def UpdateProvider(
+        self,
+        request: _provider_service_pb2.UpdateProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_service_pb2.UpdateProviderResponse, _abc.Awaitable[_provider_service_pb2.UpdateProviderResponse]]:
+        """Changes a provider; prices have SetProviderPrice, and the type is for good. The host of the endpoint changes only while
+        nobody has a key for it: keys are bound to the host that they were stored for.
+        Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH; ALREADY_EXISTS PROVIDER_NAME_TAKEN; INVALID_ARGUMENT
+        ENDPOINT_REFUSED, UPDATE_MASK_INVALID; FAILED_PRECONDITION PROVIDER_ARCHIVED, PROVIDER_HOST_IN_USE.
+        """
+
+    @_abc_1.abstractmethod
+    def ArchiveProvider(
+        self,
+        request: _provider_service_pb2.ArchiveProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_service_pb2.ArchiveProviderResponse, _abc.Awaitable[_provider_service_pb2.ArchiveProviderResponse]]:
+        """Archives a provider for good: no key resolves for it any more and all its keys are destroyed within a minute; usage
+        stays. Archiving twice is no error. To switch a provider off for a while, set `active` to false.
+        Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def SetProviderPrice(
+        self,
+        request: _provider_service_pb2.SetProviderPriceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_service_pb2.SetProviderPriceResponse, _abc.Awaitable[_provider_service_pb2.SetProviderPriceResponse]]:
+        """Sets the prices of a provider from now on. What was used, and what is reserved, is charged at the prices of its time.
+        Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH; FAILED_PRECONDITION PROVIDER_ARCHIVED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListProviderPrices(
+        self,
+        request: _provider_service_pb2.ListProviderPricesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_service_pb2.ListProviderPricesResponse, _abc.Awaitable[_provider_service_pb2.ListProviderPricesResponse]]:
+        """Lists the prices that a provider had, newest first. Errors: NOT_FOUND PROVIDER_NOT_FOUND."""
 
 def add_ProviderServiceServicer_to_server(servicer: ProviderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -66,6 +66,7 @@ class Quota(_message.Message):
     MONTHLY_COST_USD_FIELD_NUMBER: _builtins.int
     CUSTOM_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    CONCURRENT_REQUESTS_FIELD_NUMBER: _builtins.int
     daily_requests: _builtins.int
     """Requests a day (UTC)."""
     monthly_requests: _builtins.int
@@ -82,6 +83,8 @@ class Quota(_message.Message):
     """The owner's own setting; false: the default of the owner's role. Output only."""
     etag: _builtins.str
     """Changes with each update. Output only."""
+    concurrent_requests: _builtins.int
+    """Reservations that may be held at the same time."""
     @_builtins.property
     def owner(self) -> _principal_pb2.Principal:
         """Whose."""
@@ -98,11 +101,14 @@ class Quota(_message.Message):
         monthly_cost_usd: _builtins.str | None = ...,
         custom: _builtins.bool = ...,
         etag: _builtins.str = ...,
+        concurrent_requests: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_daily_cost_usd", b"_daily_cost_usd", "_daily_requests", b"_daily_requests", "_daily_tokens", b"_daily_tokens", "_monthly_cost_usd", b"_monthly_cost_usd", "_monthly_requests", b"_monthly_requests", "_monthly_tokens", b"_monthly_tokens", "daily_cost_usd", b"daily_cost_usd", "daily_requests", b"daily_requests", "daily_tokens", b"daily_tokens", "monthly_cost_usd", b"monthly_cost_usd", "monthly_requests", b"monthly_requests", "monthly_tokens", b"monthly_tokens", "owner", b"owner"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests", "_daily_cost_usd", b"_daily_cost_usd", "_daily_requests", b"_daily_requests", "_daily_tokens", b"_daily_tokens", "_monthly_cost_usd", b"_monthly_cost_usd", "_monthly_requests", b"_monthly_requests", "_monthly_tokens", b"_monthly_tokens", "concurrent_requests", b"concurrent_requests", "daily_cost_usd", b"daily_cost_usd", "daily_requests", b"daily_requests", "daily_tokens", b"daily_tokens", "monthly_cost_usd", b"monthly_cost_usd", "monthly_requests", b"monthly_requests", "monthly_tokens", b"monthly_tokens", "owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily_cost_usd", b"_daily_cost_usd", "_daily_requests", b"_daily_requests", "_daily_tokens", b"_daily_tokens", "_monthly_cost_usd", b"_monthly_cost_usd", "_monthly_requests", b"_monthly_requests", "_monthly_tokens", b"_monthly_tokens", "custom", b"custom", "daily_cost_usd", b"daily_cost_usd", "daily_requests", b"daily_requests", "daily_tokens", b"daily_tokens", "etag", b"etag", "monthly_cost_usd", b"monthly_cost_usd", "monthly_requests", b"monthly_requests", "monthly_tokens", b"monthly_tokens", "owner", b"owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests", "_daily_cost_usd", b"_daily_cost_usd", "_daily_requests", b"_daily_requests", "_daily_tokens", b"_daily_tokens", "_monthly_cost_usd", b"_monthly_cost_usd", "_monthly_requests", b"_monthly_requests", "_monthly_tokens", b"_monthly_tokens", "concurrent_requests", b"concurrent_requests", "custom", b"custom", "daily_cost_usd", b"daily_cost_usd", "daily_requests", b"daily_requests", "daily_tokens", b"daily_tokens", "etag", b"etag", "monthly_cost_usd", b"monthly_cost_usd", "monthly_requests", b"monthly_requests", "monthly_tokens", b"monthly_tokens", "owner", b"owner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__concurrent_requests: _TypeAlias = _typing.Literal["concurrent_requests"]  # noqa: Y015
+    _WhichOneofArgType__concurrent_requests: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests"]  # noqa: Y015
     _WhichOneofReturnType__daily_cost_usd: _TypeAlias = _typing.Literal["daily_cost_usd"]  # noqa: Y015
     _WhichOneofArgType__daily_cost_usd: _TypeAlias = _typing.Literal["_daily_cost_usd", b"_daily_cost_usd"]  # noqa: Y015
     _WhichOneofReturnType__daily_requests: _TypeAlias = _typing.Literal["daily_requests"]  # noqa: Y015
@@ -115,6 +121,8 @@ class Quota(_message.Message):
     _WhichOneofArgType__monthly_requests: _TypeAlias = _typing.Literal["_monthly_requests", b"_monthly_requests"]  # noqa: Y015
     _WhichOneofReturnType__monthly_tokens: _TypeAlias = _typing.Literal["monthly_tokens"]  # noqa: Y015
     _WhichOneofArgType__monthly_tokens: _TypeAlias = _typing.Literal["_monthly_tokens", b"_monthly_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrent_requests) -> _WhichOneofReturnType__concurrent_requests | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__daily_cost_usd) -> _WhichOneofReturnType__daily_cost_usd | None: ...
     @_typing.overload
@@ -142,7 +150,10 @@ class QuotaWindow(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     RESET_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name: daily_requests, monthly_requests, daily_tokens, monthly_tokens, daily_cost_usd, monthly_cost_usd."""
+    """Name: daily_requests, monthly_requests, daily_tokens, monthly_tokens, daily_cost_usd, monthly_cost_usd; or
+    concurrent_requests, which is no window of time: nothing is committed in it. A window of the whole tenant begins with
+    tenant_ where both kinds may stand.
+    """
     limit: _builtins.str
     """Limit; cost in USD, decimal."""
     committed: _builtins.str
@@ -151,7 +162,7 @@ class QuotaWindow(_message.Message):
     """Held by reservations that are neither committed nor released."""
     @_builtins.property
     def reset_time(self) -> _timestamp_pb2.Timestamp:
-        """When the window starts anew."""
+        """When the window starts anew; not set for concurrent_requests."""
 
     def __init__(
         self,

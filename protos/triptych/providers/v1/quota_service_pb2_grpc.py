@@ -82,9 +82,10 @@ class QuotaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReserveQuota(self, request, context):
-        """Holds one request and the estimated tokens and cost in every window of the caller's quota, or in none.
-        Errors: NOT_FOUND PROVIDER_NOT_FOUND; RESOURCE_EXHAUSTED QUOTA_EXCEEDED with QuotaFailure naming the window and
-        RetryInfo; FAILED_PRECONDITION PROVIDER_INACTIVE; UNAVAILABLE DEPENDENCY_UNAVAILABLE.
+        """Holds one request and the estimated tokens and cost in every window of the caller's quota and of the tenant's, or in none.
+        Errors: NOT_FOUND PROVIDER_NOT_FOUND; RESOURCE_EXHAUSTED QUOTA_EXCEEDED with QuotaFailure naming the window (the tenant's
+        begin with tenant_) and RetryInfo; FAILED_PRECONDITION PROVIDER_INACTIVE, AI_DISABLED; PERMISSION_DENIED
+        PROVIDER_NOT_ALLOWED; UNAVAILABLE DEPENDENCY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,9 +40,10 @@ class QuotaServiceStub:
     SetQuota: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.SetQuotaRequest, _quota_service_pb2.SetQuotaResponse]
     """Sets a quota whole; limits that are absent are lifted. Errors: ABORTED ETAG_MISMATCH."""
     ReserveQuota: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ReserveQuotaRequest, _quota_service_pb2.ReserveQuotaResponse]
-    """Holds one request and the estimated tokens and cost in every window of the caller's quota, or in none.
-    Errors: NOT_FOUND PROVIDER_NOT_FOUND; RESOURCE_EXHAUSTED QUOTA_EXCEEDED with QuotaFailure naming the window and
-    RetryInfo; FAILED_PRECONDITION PROVIDER_INACTIVE; UNAVAILABLE DEPENDENCY_UNAVAILABLE.
+    """Holds one request and the estimated tokens and cost in every window of the caller's quota and of the tenant's, or in none.
+    Errors: NOT_FOUND PROVIDER_NOT_FOUND; RESOURCE_EXHAUSTED QUOTA_EXCEEDED with QuotaFailure naming the window (the tenant's
+    begin with tenant_) and RetryInfo; FAILED_PRECONDITION PROVIDER_INACTIVE, AI_DISABLED; PERMISSION_DENIED
+    PROVIDER_NOT_ALLOWED; UNAVAILABLE DEPENDENCY_UNAVAILABLE.
     """
     CommitReservation: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.CommitReservationRequest, _quota_service_pb2.CommitReservationResponse]
     """Charges what was really used, also after the hold expired; the second commit of one reservation gives the first's answer.
@@ -66,9 +67,10 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     SetQuota: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.SetQuotaRequest, _quota_service_pb2.SetQuotaResponse]  # type: ignore[assignment]
     """Sets a quota whole; limits that are absent are lifted. Errors: ABORTED ETAG_MISMATCH."""
     ReserveQuota: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ReserveQuotaRequest, _quota_service_pb2.ReserveQuotaResponse]  # type: ignore[assignment]
-    """Holds one request and the estimated tokens and cost in every window of the caller's quota, or in none.
-    Errors: NOT_FOUND PROVIDER_NOT_FOUND; RESOURCE_EXHAUSTED QUOTA_EXCEEDED with QuotaFailure naming the window and
-    RetryInfo; FAILED_PRECONDITION PROVIDER_INACTIVE; UNAVAILABLE DEPENDENCY_UNAVAILABLE.
+    """Holds one request and the estimated tokens and cost in every window of the caller's quota and of the tenant's, or in none.
+    Errors: NOT_FOUND PROVIDER_NOT_FOUND; RESOURCE_EXHAUSTED QUOTA_EXCEEDED with QuotaFailure naming the window (the tenant's
+    begin with tenant_) and RetryInfo; FAILED_PRECONDITION PROVIDER_INACTIVE, AI_DISABLED; PERMISSION_DENIED
+    PROVIDER_NOT_ALLOWED; UNAVAILABLE DEPENDENCY_UNAVAILABLE.
     """
     CommitReservation: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.CommitReservationRequest, _quota_service_pb2.CommitReservationResponse]  # type: ignore[assignment]
     """Charges what was really used, also after the hold expired; the second commit of one reservation gives the first's answer.
@@ -107,9 +109,10 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_service_pb2.ReserveQuotaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.ReserveQuotaResponse, _abc.Awaitable[_quota_service_pb2.ReserveQuotaResponse]]:
-        """Holds one request and the estimated tokens and cost in every window of the caller's quota, or in none.
-        Errors: NOT_FOUND PROVIDER_NOT_FOUND; RESOURCE_EXHAUSTED QUOTA_EXCEEDED with QuotaFailure naming the window and
-        RetryInfo; FAILED_PRECONDITION PROVIDER_INACTIVE; UNAVAILABLE DEPENDENCY_UNAVAILABLE.
+        """Holds one request and the estimated tokens and cost in every window of the caller's quota and of the tenant's, or in none.
+        Errors: NOT_FOUND PROVIDER_NOT_FOUND; RESOURCE_EXHAUSTED QUOTA_EXCEEDED with QuotaFailure naming the window (the tenant's
+        begin with tenant_) and RetryInfo; FAILED_PRECONDITION PROVIDER_INACTIVE, AI_DISABLED; PERMISSION_DENIED
+        PROVIDER_NOT_ALLOWED; UNAVAILABLE DEPENDENCY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

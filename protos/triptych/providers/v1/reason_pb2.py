@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"triptych/providers/v1/reason.proto\x12\x15triptych.providers.v1*\xdb\x03\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19REASON_PROVIDER_NOT_FOUND\x10\x01\x12\x1e\n\x1aREASON_PROVIDER_NAME_TAKEN\x10\x02\x12\x1b\n\x17REASON_ENDPOINT_REFUSED\x10\x03\x12\x1c\n\x18REASON_PROVIDER_INACTIVE\x10\x04\x12 \n\x1cREASON_PROVIDER_TAKES_NO_KEY\x10\x05\x12\x1f\n\x1bREASON_PROVIDER_UNREACHABLE\x10\x06\x12\x18\n\x14REASON_KEY_NOT_FOUND\x10\x07\x12#\n\x1fREASON_KEY_REJECTED_BY_PROVIDER\x10\x08\x12\x15\n\x11REASON_KEY_EXISTS\x10\t\x12\x14\n\x10REASON_KEY_LIMIT\x10\n\x12\x17\n\x13REASON_KEY_ATTEMPTS\x10\x0b\x12\x1a\n\x16REASON_QUOTA_NOT_FOUND\x10\x0c\x12\x19\n\x15REASON_QUOTA_EXCEEDED\x10\r\x12 \n\x1cREASON_RESERVATION_NOT_FOUND\x10\x0e\x12\x1e\n\x1aREASON_RESERVATION_SETTLED\x10\x0f\x42L\n\x1d\x64\x65v.triptych.api.providers.v1P\x01Z)triptych.dev/api/providers/v1;providersv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"triptych/providers/v1/reason.proto\x12\x15triptych.providers.v1*\xad\x07\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19REASON_PROVIDER_NOT_FOUND\x10\x01\x12\x1e\n\x1aREASON_PROVIDER_NAME_TAKEN\x10\x02\x12\x1b\n\x17REASON_ENDPOINT_REFUSED\x10\x03\x12\x1c\n\x18REASON_PROVIDER_INACTIVE\x10\x04\x12 \n\x1cREASON_PROVIDER_TAKES_NO_KEY\x10\x05\x12\x1f\n\x1bREASON_PROVIDER_UNREACHABLE\x10\x06\x12\x18\n\x14REASON_KEY_NOT_FOUND\x10\x07\x12#\n\x1fREASON_KEY_REJECTED_BY_PROVIDER\x10\x08\x12\x15\n\x11REASON_KEY_EXISTS\x10\t\x12\x14\n\x10REASON_KEY_LIMIT\x10\n\x12\x17\n\x13REASON_KEY_ATTEMPTS\x10\x0b\x12\x1a\n\x16REASON_QUOTA_NOT_FOUND\x10\x0c\x12\x19\n\x15REASON_QUOTA_EXCEEDED\x10\r\x12 \n\x1cREASON_RESERVATION_NOT_FOUND\x10\x0e\x12\x1e\n\x1aREASON_RESERVATION_SETTLED\x10\x0f\x12\x1c\n\x18REASON_PROVIDER_ARCHIVED\x10\x1e\x12\x1f\n\x1bREASON_PROVIDER_HOST_IN_USE\x10\x1f\x12\x1b\n\x17REASON_PROVIDER_CHANGED\x10 \x12\x1a\n\x16REASON_KEY_NOT_CURRENT\x10!\x12\x16\n\x12REASON_AI_DISABLED\x10\x32\x12\x1f\n\x1bREASON_PROVIDER_NOT_ALLOWED\x10\x33\x12\x1a\n\x16REASON_REQUEST_REFUSED\x10\x34\x12\x1c\n\x18REASON_MODEL_UNAVAILABLE\x10\x35\x12\x18\n\x14REASON_PROVIDER_BUSY\x10\x36\x12\x1a\n\x16REASON_PROVIDER_UNPAID\x10\x37\x12\x16\n\x12REASON_KEY_REFUSED\x10\x38\x12\x17\n\x13REASON_CIRCUIT_OPEN\x10\x39\x12\x1e\n\x1aREASON_LOCAL_MODEL_MISSING\x10:\x12\x1d\n\x19REASON_INVOCATION_RUNNING\x10;\x12\x1f\n\x1bREASON_COST_ALERT_NOT_FOUND\x10<\x12\x1e\n\x1aREASON_USAGE_RECORD_REUSED\x10=BL\n\x1d\x64\x65v.triptych.api.providers.v1P\x01Z)triptych.dev/api/providers/v1;providersv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\035dev.triptych.api.providers.v1P\001Z)triptych.dev/api/providers/v1;providersv1'
   _globals['_REASON']._serialized_start=62
-  _globals['_REASON']._serialized_end=537
+  _globals['_REASON']._serialized_end=1003
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,52 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """FAILED_PRECONDITION: it was settled another way already.
     Example: {"reason": "RESERVATION_SETTLED", "metadata": {"state": "released"}}
     """
+    REASON_PROVIDER_ARCHIVED: _Reason.ValueType  # 30
+    """FAILED_PRECONDITION: the provider is archived, for good; use another."""
+    REASON_PROVIDER_HOST_IN_USE: _Reason.ValueType  # 31
+    """FAILED_PRECONDITION: somebody has a key for the provider's host, so the host stays; add another provider instead.
+    Example: {"reason": "PROVIDER_HOST_IN_USE", "metadata": {"host": "api.openai.com"}}
+    """
+    REASON_PROVIDER_CHANGED: _Reason.ValueType  # 32
+    """ABORTED: the provider was changed while the key was being proven there; try again."""
+    REASON_KEY_NOT_CURRENT: _Reason.ValueType  # 33
+    """FAILED_PRECONDITION: the key is not in a state that allows this: it was replaced, revoked or has expired.
+    Example: {"reason": "KEY_NOT_CURRENT", "metadata": {"state": "rotating"}}
+    """
+    REASON_AI_DISABLED: _Reason.ValueType  # 50
+    """FAILED_PRECONDITION: the tenant's configuration has AI switched off."""
+    REASON_PROVIDER_NOT_ALLOWED: _Reason.ValueType  # 51
+    """PERMISSION_DENIED: the tenant's configuration does not let this role use the provider.
+    Example: {"reason": "PROVIDER_NOT_ALLOWED", "metadata": {"provider_id": "0197..."}}
+    """
+    REASON_REQUEST_REFUSED: _Reason.ValueType  # 52
+    """FAILED_PRECONDITION: the provider refused the request itself; sending it again changes nothing.
+    Example: {"reason": "REQUEST_REFUSED", "metadata": {"status": "400"}}
+    """
+    REASON_MODEL_UNAVAILABLE: _Reason.ValueType  # 53
+    """UNAVAILABLE: the provider did not answer, or not in its own format; what was held is given back, the key is not judged.
+    Example: {"reason": "MODEL_UNAVAILABLE", "metadata": {"problem": "not its format"}}
+    """
+    REASON_PROVIDER_BUSY: _Reason.ValueType  # 54
+    """RESOURCE_EXHAUSTED: the provider's own rate limit; RetryInfo says when it takes requests again."""
+    REASON_PROVIDER_UNPAID: _Reason.ValueType  # 55
+    """FAILED_PRECONDITION: the account behind the key has no credit left at the provider."""
+    REASON_KEY_REFUSED: _Reason.ValueType  # 56
+    """FAILED_PRECONDITION: the provider refused the key at a call; store another one.
+    Example: {"reason": "KEY_REFUSED", "metadata": {"key_id": "0197...", "status": "401"}}
+    """
+    REASON_CIRCUIT_OPEN: _Reason.ValueType  # 57
+    """UNAVAILABLE: the provider failed again and again and is not asked for a while; RetryInfo says when it is."""
+    REASON_LOCAL_MODEL_MISSING: _Reason.ValueType  # 58
+    """FAILED_PRECONDITION: the operator has set up no local model."""
+    REASON_INVOCATION_RUNNING: _Reason.ValueType  # 59
+    """ABORTED: the call with this request_id is still under way."""
+    REASON_COST_ALERT_NOT_FOUND: _Reason.ValueType  # 60
+    """NOT_FOUND: no such alert that the caller sees."""
+    REASON_USAGE_RECORD_REUSED: _Reason.ValueType  # 61
+    """INVALID_ARGUMENT: the id of a usage record was used before with other contents.
+    Example: {"reason": "USAGE_RECORD_REUSED", "metadata": {"id": "0197..."}}
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Reasons (`ErrorInfo.reason`, domain `triptych`) of the providers service."""
@@ -113,5 +159,51 @@ REASON_RESERVATION_NOT_FOUND: Reason.ValueType  # 14
 REASON_RESERVATION_SETTLED: Reason.ValueType  # 15
 """FAILED_PRECONDITION: it was settled another way already.
 Example: {"reason": "RESERVATION_SETTLED", "metadata": {"state": "released"}}
+"""
+REASON_PROVIDER_ARCHIVED: Reason.ValueType  # 30
+"""FAILED_PRECONDITION: the provider is archived, for good; use another."""
+REASON_PROVIDER_HOST_IN_USE: Reason.ValueType  # 31
+"""FAILED_PRECONDITION: somebody has a key for the provider's host, so the host stays; add another provider instead.
+Example: {"reason": "PROVIDER_HOST_IN_USE", "metadata": {"host": "api.openai.com"}}
+"""
+REASON_PROVIDER_CHANGED: Reason.ValueType  # 32
+"""ABORTED: the provider was changed while the key was being proven there; try again."""
+REASON_KEY_NOT_CURRENT: Reason.ValueType  # 33
+"""FAILED_PRECONDITION: the key is not in a state that allows this: it was replaced, revoked or has expired.
+Example: {"reason": "KEY_NOT_CURRENT", "metadata": {"state": "rotating"}}
+"""
+REASON_AI_DISABLED: Reason.ValueType  # 50
+"""FAILED_PRECONDITION: the tenant's configuration has AI switched off."""
+REASON_PROVIDER_NOT_ALLOWED: Reason.ValueType  # 51
+"""PERMISSION_DENIED: the tenant's configuration does not let this role use the provider.
+Example: {"reason": "PROVIDER_NOT_ALLOWED", "metadata": {"provider_id": "0197..."}}
+"""
+REASON_REQUEST_REFUSED: Reason.ValueType  # 52
+"""FAILED_PRECONDITION: the provider refused the request itself; sending it again changes nothing.
+Example: {"reason": "REQUEST_REFUSED", "metadata": {"status": "400"}}
+"""
+REASON_MODEL_UNAVAILABLE: Reason.ValueType  # 53
+"""UNAVAILABLE: the provider did not answer, or not in its own format; what was held is given back, the key is not judged.
+Example: {"reason": "MODEL_UNAVAILABLE", "metadata": {"problem": "not its format"}}
+"""
+REASON_PROVIDER_BUSY: Reason.ValueType  # 54
+"""RESOURCE_EXHAUSTED: the provider's own rate limit; RetryInfo says when it takes requests again."""
+REASON_PROVIDER_UNPAID: Reason.ValueType  # 55
+"""FAILED_PRECONDITION: the account behind the key has no credit left at the provider."""
+REASON_KEY_REFUSED: Reason.ValueType  # 56
+"""FAILED_PRECONDITION: the provider refused the key at a call; store another one.
+Example: {"reason": "KEY_REFUSED", "metadata": {"key_id": "0197...", "status": "401"}}
+"""
+REASON_CIRCUIT_OPEN: Reason.ValueType  # 57
+"""UNAVAILABLE: the provider failed again and again and is not asked for a while; RetryInfo says when it is."""
+REASON_LOCAL_MODEL_MISSING: Reason.ValueType  # 58
+"""FAILED_PRECONDITION: the operator has set up no local model."""
+REASON_INVOCATION_RUNNING: Reason.ValueType  # 59
+"""ABORTED: the call with this request_id is still under way."""
+REASON_COST_ALERT_NOT_FOUND: Reason.ValueType  # 60
+"""NOT_FOUND: no such alert that the caller sees."""
+REASON_USAGE_RECORD_REUSED: Reason.ValueType  # 61
+"""INVALID_ARGUMENT: the id of a usage record was used before with other contents.
+Example: {"reason": "USAGE_RECORD_REUSED", "metadata": {"id": "0197..."}}
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from triptych.common.v1 import principal_pb2 as triptych_dot_common_dot_v1_dot_principal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!triptych/providers/v1/usage.proto\x12\x15triptych.providers.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"triptych/common/v1/principal.proto\"\xde\x01\n\nDailyUsage\x12,\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.triptych.common.v1.Principal\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x15\n\rprovider_name\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x61te\x18\x05 \x01(\t\x12\x15\n\rrequest_count\x18\x06 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x07 \x01(\x03\x12\x15\n\routput_tokens\x18\x08 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\t \x01(\t\"\xa2\x01\n\tCostAlert\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x05owner\x18\x02 \x01(\x0b\x32\x1d.triptych.common.v1.Principal\x12\x0e\n\x06window\x18\x03 \x01(\t\x12\x19\n\x11threshold_percent\x18\x04 \x01(\x05\x12\x30\n\x0ctrigger_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampBL\n\x1d\x64\x65v.triptych.api.providers.v1P\x01Z)triptych.dev/api/providers/v1;providersv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!triptych/providers/v1/usage.proto\x12\x15triptych.providers.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"triptych/common/v1/principal.proto\"\xde\x01\n\nDailyUsage\x12,\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.triptych.common.v1.Principal\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x15\n\rprovider_name\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x61te\x18\x05 \x01(\t\x12\x15\n\rrequest_count\x18\x06 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x07 \x01(\x03\x12\x15\n\routput_tokens\x18\x08 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\t \x01(\t\"\x8d\x02\n\tCostAlert\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x05owner\x18\x02 \x01(\x0b\x32\x1d.triptych.common.v1.Principal\x12\x0e\n\x06window\x18\x03 \x01(\t\x12\x19\n\x11threshold_percent\x18\x04 \x01(\x05\x12\x30\n\x0ctrigger_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10\x61\x63knowledge_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0c\x61\x63knowledger\x18\x07 \x01(\x0b\x32\x1d.triptych.common.v1.Principal\"\xf1\x01\n\nUsageTotal\x12\x0c\n\x04\x64\x61te\x18\x01 \x01(\t\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x15\n\rprovider_name\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12,\n\x05owner\x18\x05 \x01(\x0b\x32\x1d.triptych.common.v1.Principal\x12\x11\n\toperation\x18\x06 \x01(\t\x12\x15\n\rrequest_count\x18\x07 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x08 \x01(\x03\x12\x15\n\routput_tokens\x18\t \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\n \x01(\t\"\xbd\x01\n\x0bUsageRecord\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x0bprovider_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x30\n\toperation\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{1,39}$\x12\"\n\x0cinput_tokens\x18\x04 \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00\x12#\n\routput_tokens\x18\x05 \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00*\x99\x01\n\rUsageGrouping\x12\x1e\n\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x16\n\x12USAGE_GROUPING_DAY\x10\x01\x12\x18\n\x14USAGE_GROUPING_MODEL\x10\x02\x12\x18\n\x14USAGE_GROUPING_OWNER\x10\x03\x12\x1c\n\x18USAGE_GROUPING_OPERATION\x10\x04\x42L\n\x1d\x64\x65v.triptych.api.providers.v1P\x01Z)triptych.dev/api/providers/v1;providersv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +35,24 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.providers.v1.usage
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\035dev.triptych.api.providers.v1P\001Z)triptych.dev/api/providers/v1;providersv1'
-  _globals['_DAILYUSAGE']._serialized_start=130
-  _globals['_DAILYUSAGE']._serialized_end=352
-  _globals['_COSTALERT']._serialized_start=355
-  _globals['_COSTALERT']._serialized_end=517
+  _globals['_USAGERECORD'].fields_by_name['id']._loaded_options = None
+  _globals['_USAGERECORD'].fields_by_name['id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_USAGERECORD'].fields_by_name['provider_id']._loaded_options = None
+  _globals['_USAGERECORD'].fields_by_name['provider_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_USAGERECORD'].fields_by_name['operation']._loaded_options = None
+  _globals['_USAGERECORD'].fields_by_name['operation']._serialized_options = b'\272H\032r\0302\026^[a-z][a-z0-9_]{1,39}$'
+  _globals['_USAGERECORD'].fields_by_name['input_tokens']._loaded_options = None
+  _globals['_USAGERECORD'].fields_by_name['input_tokens']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
+  _globals['_USAGERECORD'].fields_by_name['output_tokens']._loaded_options = None
+  _globals['_USAGERECORD'].fields_by_name['output_tokens']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
+  _globals['_USAGEGROUPING']._serialized_start=1092
+  _globals['_USAGEGROUPING']._serialized_end=1245
+  _globals['_DAILYUSAGE']._serialized_start=159
+  _globals['_DAILYUSAGE']._serialized_end=381
+  _globals['_COSTALERT']._serialized_start=384
+  _globals['_COSTALERT']._serialized_end=653
+  _globals['_USAGETOTAL']._serialized_start=656
+  _globals['_USAGETOTAL']._serialized_end=897
+  _globals['_USAGERECORD']._serialized_start=900
+  _globals['_USAGERECORD']._serialized_end=1089
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ isort:skip_file
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from triptych.common.v1 import principal_pb2 as _principal_pb2
 import builtins as _builtins
 import sys
@@ -17,6 +18,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _UsageGrouping:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageGroupingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageGrouping.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_GROUPING_UNSPECIFIED: _UsageGrouping.ValueType  # 0
+    """Not set; refused."""
+    USAGE_GROUPING_DAY: _UsageGrouping.ValueType  # 1
+    """Day (UTC)."""
+    USAGE_GROUPING_MODEL: _UsageGrouping.ValueType  # 2
+    """Provider and its model."""
+    USAGE_GROUPING_OWNER: _UsageGrouping.ValueType  # 3
+    """Owner."""
+    USAGE_GROUPING_OPERATION: _UsageGrouping.ValueType  # 4
+    """Operation."""
+
+class UsageGrouping(_UsageGrouping, metaclass=_UsageGroupingEnumTypeWrapper):
+    """What usage is added up by."""
+
+USAGE_GROUPING_UNSPECIFIED: UsageGrouping.ValueType  # 0
+"""Not set; refused."""
+USAGE_GROUPING_DAY: UsageGrouping.ValueType  # 1
+"""Day (UTC)."""
+USAGE_GROUPING_MODEL: UsageGrouping.ValueType  # 2
+"""Provider and its model."""
+USAGE_GROUPING_OWNER: UsageGrouping.ValueType  # 3
+"""Owner."""
+USAGE_GROUPING_OPERATION: UsageGrouping.ValueType  # 4
+"""Operation."""
+Global___UsageGrouping: _TypeAlias = UsageGrouping  # noqa: Y015
 
 @_typing.final
 class DailyUsage(_message.Message):
@@ -76,7 +109,9 @@ Global___DailyUsage: _TypeAlias = DailyUsage  # noqa: Y015
 
 @_typing.final
 class CostAlert(_message.Message):
-    """A warning that a window of a quota is nearly or wholly used up; one per owner, window and threshold."""
+    """A warning that a window of a quota is nearly or wholly used up; one per owner, window and threshold. Without an owner it
+    is about the tenant's budget, and admins see it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -85,6 +120,8 @@ class CostAlert(_message.Message):
     WINDOW_FIELD_NUMBER: _builtins.int
     THRESHOLD_PERCENT_FIELD_NUMBER: _builtins.int
     TRIGGER_TIME_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGE_TIME_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     window: _builtins.str
@@ -93,11 +130,19 @@ class CostAlert(_message.Message):
     """Threshold in per cent: 80, 90 or 100."""
     @_builtins.property
     def owner(self) -> _principal_pb2.Principal:
-        """Whose."""
+        """Whose; not set: the whole tenant's."""
 
     @_builtins.property
     def trigger_time(self) -> _timestamp_pb2.Timestamp:
         """When it was crossed."""
+
+    @_builtins.property
+    def acknowledge_time(self) -> _timestamp_pb2.Timestamp:
+        """When somebody took note of it; not set until then."""
+
+    @_builtins.property
+    def acknowledger(self) -> _principal_pb2.Principal:
+        """Who took note of it."""
 
     def __init__(
         self,
@@ -107,11 +152,111 @@ class CostAlert(_message.Message):
         window: _builtins.str = ...,
         threshold_percent: _builtins.int = ...,
         trigger_time: _timestamp_pb2.Timestamp | None = ...,
+        acknowledge_time: _timestamp_pb2.Timestamp | None = ...,
+        acknowledger: _principal_pb2.Principal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "trigger_time", b"trigger_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge_time", b"acknowledge_time", "acknowledger", b"acknowledger", "owner", b"owner", "trigger_time", b"trigger_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "owner", b"owner", "threshold_percent", b"threshold_percent", "trigger_time", b"trigger_time", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge_time", b"acknowledge_time", "acknowledger", b"acknowledger", "id", b"id", "owner", b"owner", "threshold_percent", b"threshold_percent", "trigger_time", b"trigger_time", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CostAlert: _TypeAlias = CostAlert  # noqa: Y015
+
+@_typing.final
+class UsageTotal(_message.Message):
+    """Usage added up. What it was not grouped by is not set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATE_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    date: _builtins.str
+    """Day, YYYY-MM-DD."""
+    provider_id: _builtins.str
+    """Provider."""
+    provider_name: _builtins.str
+    """Its name."""
+    model_name: _builtins.str
+    """Model."""
+    operation: _builtins.str
+    """What for."""
+    request_count: _builtins.int
+    """Committed requests."""
+    input_tokens: _builtins.int
+    """Input tokens."""
+    output_tokens: _builtins.int
+    """Output tokens."""
+    cost_usd: _builtins.str
+    """Cost in USD, exact."""
+    @_builtins.property
+    def owner(self) -> _principal_pb2.Principal:
+        """Whose."""
+
+    def __init__(
+        self,
+        *,
+        date: _builtins.str = ...,
+        provider_id: _builtins.str = ...,
+        provider_name: _builtins.str = ...,
+        model_name: _builtins.str = ...,
+        owner: _principal_pb2.Principal | None = ...,
+        operation: _builtins.str = ...,
+        request_count: _builtins.int = ...,
+        input_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        cost_usd: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "date", b"date", "input_tokens", b"input_tokens", "model_name", b"model_name", "operation", b"operation", "output_tokens", b"output_tokens", "owner", b"owner", "provider_id", b"provider_id", "provider_name", b"provider_name", "request_count", b"request_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageTotal: _TypeAlias = UsageTotal  # noqa: Y015
+
+@_typing.final
+class UsageRecord(_message.Message):
+    """One use of a provider that was not reserved before, as whoever called the provider reports it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """UUID given by the reporter, unique for the owner: the same record twice is charged once."""
+    provider_id: _builtins.str
+    """Provider that was used."""
+    operation: _builtins.str
+    """What for: guardrail, decomposition, embedding, vision, review, or what else; lower case with underscores."""
+    input_tokens: _builtins.int
+    """Input tokens used, 0 to 100,000,000."""
+    output_tokens: _builtins.int
+    """Output tokens used, 0 to 100,000,000."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        provider_id: _builtins.str = ...,
+        operation: _builtins.str = ...,
+        input_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "input_tokens", b"input_tokens", "operation", b"operation", "output_tokens", b"output_tokens", "provider_id", b"provider_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageRecord: _TypeAlias = UsageRecord  # noqa: Y015

@@ -27,7 +27,7 @@ from triptych.common.v1 import options_pb2 as triptych_dot_common_dot_v1_dot_opt
 from triptych.providers.v1 import usage_pb2 as triptych_dot_providers_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)triptych/providers/v1/usage_service.proto\x12\x15triptych.providers.v1\x1a\x1b\x62uf/validate/validate.proto\x1a triptych/common/v1/options.proto\x1a!triptych/providers/v1/usage.proto\"\xc2\x01\n\x10ListUsageRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12:\n\nstart_date\x18\x03 \x01(\tB&\xbaH#r!2\x1f^$|^[0-9]{4}-[0-9]{2}-[0-9]{2}$\x12\x38\n\x08\x65nd_date\x18\x04 \x01(\tB&\xbaH#r!2\x1f^$|^[0-9]{4}-[0-9]{2}-[0-9]{2}$\"^\n\x11ListUsageResponse\x12\x30\n\x05usage\x18\x01 \x03(\x0b\x32!.triptych.providers.v1.DailyUsage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x15ListCostAlertsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"h\n\x16ListCostAlertsResponse\x12\x35\n\x0b\x63ost_alerts\x18\x01 \x03(\x0b\x32 .triptych.providers.v1.CostAlert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xcd\x02\n\x0cUsageService\x12\x94\x01\n\tListUsage\x12\'.triptych.providers.v1.ListUsageRequest\x1a(.triptych.providers.v1.ListUsageResponse\"4\x90\x02\x01\xca\xf3\x18-\n\x04user\n\x05\x61gent\x12\nusage.list\x18\x03\"\x0cnone: a read*\x02\x08\x02\x12\xa5\x01\n\x0eListCostAlerts\x12,.triptych.providers.v1.ListCostAlertsRequest\x1a-.triptych.providers.v1.ListCostAlertsResponse\"6\x90\x02\x01\xca\xf3\x18/\n\x04user\n\x05\x61gent\x12\x0cusage.alerts\x18\x03\"\x0cnone: a read*\x02\x08\x02\x42L\n\x1d\x64\x65v.triptych.api.providers.v1P\x01Z)triptych.dev/api/providers/v1;providersv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)triptych/providers/v1/usage_service.proto\x12\x15triptych.providers.v1\x1a\x1b\x62uf/validate/validate.proto\x1a triptych/common/v1/options.proto\x1a!triptych/providers/v1/usage.proto\"\xc2\x01\n\x10ListUsageRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12:\n\nstart_date\x18\x03 \x01(\tB&\xbaH#r!2\x1f^$|^[0-9]{4}-[0-9]{2}-[0-9]{2}$\x12\x38\n\x08\x65nd_date\x18\x04 \x01(\tB&\xbaH#r!2\x1f^$|^[0-9]{4}-[0-9]{2}-[0-9]{2}$\"^\n\x11ListUsageResponse\x12\x30\n\x05usage\x18\x01 \x03(\x0b\x32!.triptych.providers.v1.DailyUsage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x15ListCostAlertsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x1b\n\x13unacknowledged_only\x18\x03 \x01(\x08\"h\n\x16ListCostAlertsResponse\x12\x35\n\x0b\x63ost_alerts\x18\x01 \x03(\x0b\x32 .triptych.providers.v1.CostAlert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"_\n\x1b\x41\x63knowledgeCostAlertRequest\x12\x1f\n\rcost_alert_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"T\n\x1c\x41\x63knowledgeCostAlertResponse\x12\x34\n\ncost_alert\x18\x01 \x01(\x0b\x32 .triptych.providers.v1.CostAlert\"\x8f\x01\n\x16WatchCostAlertsRequest\x12X\n\x0cresume_token\x18\x01 \x01(\tBB\xbaH?r=2;^$|^[0-9]{1,20}\\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$\x12\x1b\n\x07seconds\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xac\x02(\x00\"e\n\x17WatchCostAlertsResponse\x12\x34\n\ncost_alert\x18\x01 \x01(\x0b\x32 .triptych.providers.v1.CostAlert\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"w\n\x12RecordUsageRequest\x12@\n\x07records\x18\x01 \x03(\x0b\x32\".triptych.providers.v1.UsageRecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xf4\x03\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"R\n\x13RecordUsageResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x05\x12\x17\n\x0frepeated_before\x18\x02 \x01(\x05\x12\x10\n\x08\x63ost_usd\x18\x03 \x01(\t\"\x97\x02\n\x16ListUsageTotalsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12M\n\x08group_by\x18\x03 \x03(\x0e\x32$.triptych.providers.v1.UsageGroupingB\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\x04\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12:\n\nstart_date\x18\x04 \x01(\tB&\xbaH#r!2\x1f^$|^[0-9]{4}-[0-9]{2}-[0-9]{2}$\x12\x38\n\x08\x65nd_date\x18\x05 \x01(\tB&\xbaH#r!2\x1f^$|^[0-9]{4}-[0-9]{2}-[0-9]{2}$\"k\n\x17ListUsageTotalsResponse\x12\x37\n\x0cusage_totals\x18\x01 \x03(\x0b\x32!.triptych.providers.v1.UsageTotal\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8a\x01\n\x12\x45xportUsageRequest\x12:\n\nstart_date\x18\x01 \x01(\tB&\xbaH#r!2\x1f^$|^[0-9]{4}-[0-9]{2}-[0-9]{2}$\x12\x38\n\x08\x65nd_date\x18\x02 \x01(\tB&\xbaH#r!2\x1f^$|^[0-9]{4}-[0-9]{2}-[0-9]{2}$\"$\n\x13\x45xportUsageResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\t2\xe5\t\n\x0cUsageService\x12\x94\x01\n\tListUsage\x12\'.triptych.providers.v1.ListUsageRequest\x1a(.triptych.providers.v1.ListUsageResponse\"4\x90\x02\x01\xca\xf3\x18-\n\x04user\n\x05\x61gent\x12\nusage.list\x18\x03\"\x0cnone: a read*\x02\x08\x02\x12\xa5\x01\n\x0eListCostAlerts\x12,.triptych.providers.v1.ListCostAlertsRequest\x1a-.triptych.providers.v1.ListCostAlertsResponse\"6\x90\x02\x01\xca\xf3\x18/\n\x04user\n\x05\x61gent\x12\x0cusage.alerts\x18\x03\"\x0cnone: a read*\x02\x08\x02\x12\xcd\x01\n\x14\x41\x63knowledgeCostAlert\x12\x32.triptych.providers.v1.AcknowledgeCostAlertRequest\x1a\x33.triptych.providers.v1.AcknowledgeCostAlertResponse\"L\xca\xf3\x18H\n\x04user\n\x05\x61gent\x12\x11usage.acknowledge\x18\x03\" providers.cost_alert.acknowledge*\x02\x08\x05\x12\xab\x01\n\x0fWatchCostAlerts\x12-.triptych.providers.v1.WatchCostAlertsRequest\x1a..triptych.providers.v1.WatchCostAlertsResponse\"7\x90\x02\x01\xca\xf3\x18\x30\n\x04user\n\x05\x61gent\x12\x0cusage.alerts\x18\x03\"\x0cnone: a read*\x03\x08\xca\x02\x30\x01\x12\xcc\x01\n\x0bRecordUsage\x12).triptych.providers.v1.RecordUsageRequest\x1a*.triptych.providers.v1.RecordUsageResponse\"f\xca\xf3\x18\x62\n\x04user\n\x05\x61gent\n\x13service:experiments\n\x12service:production\x12\x0cusage.record\x18\x03\"\x16providers.usage.record*\x02\x08\n\x12\xa6\x01\n\x0fListUsageTotals\x12-.triptych.providers.v1.ListUsageTotalsRequest\x1a..triptych.providers.v1.ListUsageTotalsResponse\"4\x90\x02\x01\xca\xf3\x18-\n\x04user\n\x05\x61gent\x12\nusage.list\x18\x03\"\x0cnone: a read*\x02\x08\n\x12\x9f\x01\n\x0b\x45xportUsage\x12).triptych.providers.v1.ExportUsageRequest\x1a*.triptych.providers.v1.ExportUsageResponse\"7\x90\x02\x01\xca\xf3\x18\x30\n\x04user\n\x05\x61gent\x12\x0cusage.export\x18\x03\"\x0cnone: a read*\x03\x08\xd8\x04\x30\x01\x42L\n\x1d\x64\x65v.triptych.api.providers.v1P\x01Z)triptych.dev/api/providers/v1;providersv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,18 +47,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCOSTALERTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTCOSTALERTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTCOSTALERTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_ACKNOWLEDGECOSTALERTREQUEST'].fields_by_name['cost_alert_id']._loaded_options = None
+  _globals['_ACKNOWLEDGECOSTALERTREQUEST'].fields_by_name['cost_alert_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ACKNOWLEDGECOSTALERTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ACKNOWLEDGECOSTALERTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_WATCHCOSTALERTSREQUEST'].fields_by_name['resume_token']._loaded_options = None
+  _globals['_WATCHCOSTALERTSREQUEST'].fields_by_name['resume_token']._serialized_options = b'\272H?r=2;^$|^[0-9]{1,20}\\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+  _globals['_WATCHCOSTALERTSREQUEST'].fields_by_name['seconds']._loaded_options = None
+  _globals['_WATCHCOSTALERTSREQUEST'].fields_by_name['seconds']._serialized_options = b'\272H\007\032\005\030\254\002(\000'
+  _globals['_RECORDUSAGEREQUEST'].fields_by_name['records']._loaded_options = None
+  _globals['_RECORDUSAGEREQUEST'].fields_by_name['records']._serialized_options = b'\272H\010\222\001\005\010\001\020\364\003'
+  _globals['_RECORDUSAGEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_RECORDUSAGEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_LISTUSAGETOTALSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTUSAGETOTALSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTUSAGETOTALSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTUSAGETOTALSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_LISTUSAGETOTALSREQUEST'].fields_by_name['group_by']._loaded_options = None
+  _globals['_LISTUSAGETOTALSREQUEST'].fields_by_name['group_by']._serialized_options = b'\272H\022\222\001\017\010\001\020\004\030\001\"\007\202\001\004\020\001 \000'
+  _globals['_LISTUSAGETOTALSREQUEST'].fields_by_name['start_date']._loaded_options = None
+  _globals['_LISTUSAGETOTALSREQUEST'].fields_by_name['start_date']._serialized_options = b'\272H#r!2\037^$|^[0-9]{4}-[0-9]{2}-[0-9]{2}$'
+  _globals['_LISTUSAGETOTALSREQUEST'].fields_by_name['end_date']._loaded_options = None
+  _globals['_LISTUSAGETOTALSREQUEST'].fields_by_name['end_date']._serialized_options = b'\272H#r!2\037^$|^[0-9]{4}-[0-9]{2}-[0-9]{2}$'
+  _globals['_EXPORTUSAGEREQUEST'].fields_by_name['start_date']._loaded_options = None
+  _globals['_EXPORTUSAGEREQUEST'].fields_by_name['start_date']._serialized_options = b'\272H#r!2\037^$|^[0-9]{4}-[0-9]{2}-[0-9]{2}$'
+  _globals['_EXPORTUSAGEREQUEST'].fields_by_name['end_date']._loaded_options = None
+  _globals['_EXPORTUSAGEREQUEST'].fields_by_name['end_date']._serialized_options = b'\272H#r!2\037^$|^[0-9]{4}-[0-9]{2}-[0-9]{2}$'
   _globals['_USAGESERVICE'].methods_by_name['ListUsage']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['ListUsage']._serialized_options = b'\220\002\001\312\363\030-\n\004user\n\005agent\022\nusage.list\030\003\"\014none: a read*\002\010\002'
   _globals['_USAGESERVICE'].methods_by_name['ListCostAlerts']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['ListCostAlerts']._serialized_options = b'\220\002\001\312\363\030/\n\004user\n\005agent\022\014usage.alerts\030\003\"\014none: a read*\002\010\002'
+  _globals['_USAGESERVICE'].methods_by_name['AcknowledgeCostAlert']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['AcknowledgeCostAlert']._serialized_options = b'\312\363\030H\n\004user\n\005agent\022\021usage.acknowledge\030\003\" providers.cost_alert.acknowledge*\002\010\005'
+  _globals['_USAGESERVICE'].methods_by_name['WatchCostAlerts']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['WatchCostAlerts']._serialized_options = b'\220\002\001\312\363\0300\n\004user\n\005agent\022\014usage.alerts\030\003\"\014none: a read*\003\010\312\002'
+  _globals['_USAGESERVICE'].methods_by_name['RecordUsage']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['RecordUsage']._serialized_options = b'\312\363\030b\n\004user\n\005agent\n\023service:experiments\n\022service:production\022\014usage.record\030\003\"\026providers.usage.record*\002\010\n'
+  _globals['_USAGESERVICE'].methods_by_name['ListUsageTotals']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['ListUsageTotals']._serialized_options = b'\220\002\001\312\363\030-\n\004user\n\005agent\022\nusage.list\030\003\"\014none: a read*\002\010\n'
+  _globals['_USAGESERVICE'].methods_by_name['ExportUsage']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['ExportUsage']._serialized_options = b'\220\002\001\312\363\0300\n\004user\n\005agent\022\014usage.export\030\003\"\014none: a read*\003\010\330\004'
   _globals['_LISTUSAGEREQUEST']._serialized_start=167
   _globals['_LISTUSAGEREQUEST']._serialized_end=361
   _globals['_LISTUSAGERESPONSE']._serialized_start=363
   _globals['_LISTUSAGERESPONSE']._serialized_end=457
   _globals['_LISTCOSTALERTSREQUEST']._serialized_start=459
-  _globals['_LISTCOSTALERTSREQUEST']._serialized_end=540
-  _globals['_LISTCOSTALERTSRESPONSE']._serialized_start=542
-  _globals['_LISTCOSTALERTSRESPONSE']._serialized_end=646
-  _globals['_USAGESERVICE']._serialized_start=649
-  _globals['_USAGESERVICE']._serialized_end=982
+  _globals['_LISTCOSTALERTSREQUEST']._serialized_end=569
+  _globals['_LISTCOSTALERTSRESPONSE']._serialized_start=571
+  _globals['_LISTCOSTALERTSRESPONSE']._serialized_end=675
+  _globals['_ACKNOWLEDGECOSTALERTREQUEST']._serialized_start=677
+  _globals['_ACKNOWLEDGECOSTALERTREQUEST']._serialized_end=772
+  _globals['_ACKNOWLEDGECOSTALERTRESPONSE']._serialized_start=774
+  _globals['_ACKNOWLEDGECOSTALERTRESPONSE']._serialized_end=858
+  _globals['_WATCHCOSTALERTSREQUEST']._serialized_start=861
+  _globals['_WATCHCOSTALERTSREQUEST']._serialized_end=1004
+  _globals['_WATCHCOSTALERTSRESPONSE']._serialized_start=1006
+  _globals['_WATCHCOSTALERTSRESPONSE']._serialized_end=1107
+  _globals['_RECORDUSAGEREQUEST']._serialized_start=1109
+  _globals['_RECORDUSAGEREQUEST']._serialized_end=1228
+  _globals['_RECORDUSAGERESPONSE']._serialized_start=1230
+  _globals['_RECORDUSAGERESPONSE']._serialized_end=1312
+  _globals['_LISTUSAGETOTALSREQUEST']._serialized_start=1315
+  _globals['_LISTUSAGETOTALSREQUEST']._serialized_end=1594
+  _globals['_LISTUSAGETOTALSRESPONSE']._serialized_start=1596
+  _globals['_LISTUSAGETOTALSRESPONSE']._serialized_end=1703
+  _globals['_EXPORTUSAGEREQUEST']._serialized_start=1706
+  _globals['_EXPORTUSAGEREQUEST']._serialized_end=1844
+  _globals['_EXPORTUSAGERESPONSE']._serialized_start=1846
+  _globals['_EXPORTUSAGERESPONSE']._serialized_end=1882
+  _globals['_USAGESERVICE']._serialized_start=1885
+  _globals['_USAGESERVICE']._serialized_end=3138
 # @@protoc_insertion_point(module_scope)

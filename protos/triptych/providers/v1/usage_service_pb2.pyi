@@ -89,19 +89,23 @@ class ListCostAlertsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    UNACKNOWLEDGED_ONLY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many to return at most: 50 when 0, coerced to 200 when above, negative is INVALID_ARGUMENT."""
     page_token: _builtins.str
     """`next_page_token` of the page before, with all other fields unchanged; empty for the first page."""
+    unacknowledged_only: _builtins.bool
+    """Only those that nobody took note of."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        unacknowledged_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "unacknowledged_only", b"unacknowledged_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,3 +138,285 @@ class ListCostAlertsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCostAlertsResponse: _TypeAlias = ListCostAlertsResponse  # noqa: Y015
+
+@_typing.final
+class AcknowledgeCostAlertRequest(_message.Message):
+    """Request of AcknowledgeCostAlert."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COST_ALERT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    cost_alert_id: _builtins.str
+    """Alert id."""
+    request_id: _builtins.str
+    """UUID that makes a retry safe: the first answer is stored for 24 h and given again; the same id with another body is
+    INVALID_ARGUMENT. May be empty, and then a retry acts again.
+    """
+    def __init__(
+        self,
+        *,
+        cost_alert_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_alert_id", b"cost_alert_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcknowledgeCostAlertRequest: _TypeAlias = AcknowledgeCostAlertRequest  # noqa: Y015
+
+@_typing.final
+class AcknowledgeCostAlertResponse(_message.Message):
+    """Response of AcknowledgeCostAlert."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COST_ALERT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cost_alert(self) -> _usage_pb2.CostAlert:
+        """The alert as stored."""
+
+    def __init__(
+        self,
+        *,
+        cost_alert: _usage_pb2.CostAlert | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost_alert", b"cost_alert"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_alert", b"cost_alert"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcknowledgeCostAlertResponse: _TypeAlias = AcknowledgeCostAlertResponse  # noqa: Y015
+
+@_typing.final
+class WatchCostAlertsRequest(_message.Message):
+    """Request of WatchCostAlerts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where to go on: `resume_token` of the last message that was read; empty: from the oldest alert on."""
+    seconds: _builtins.int
+    """Ends after so many seconds, 1 to 300; 60 when 0."""
+    def __init__(
+        self,
+        *,
+        resume_token: _builtins.str = ...,
+        seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchCostAlertsRequest: _TypeAlias = WatchCostAlertsRequest  # noqa: Y015
+
+@_typing.final
+class WatchCostAlertsResponse(_message.Message):
+    """Response of WatchCostAlerts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COST_ALERT_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Give it to go on after this alert."""
+    @_builtins.property
+    def cost_alert(self) -> _usage_pb2.CostAlert:
+        """An alert."""
+
+    def __init__(
+        self,
+        *,
+        cost_alert: _usage_pb2.CostAlert | None = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost_alert", b"cost_alert"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_alert", b"cost_alert", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchCostAlertsResponse: _TypeAlias = WatchCostAlertsResponse  # noqa: Y015
+
+@_typing.final
+class RecordUsageRequest(_message.Message):
+    """Request of RecordUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """UUID that makes a retry safe: the first answer is stored for 24 h and given again; the same id with another body is
+    INVALID_ARGUMENT. May be empty, and then a retry acts again.
+    """
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.UsageRecord]:
+        """What was used, 1 to 500 records."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[_usage_pb2.UsageRecord] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordUsageRequest: _TypeAlias = RecordUsageRequest  # noqa: Y015
+
+@_typing.final
+class RecordUsageResponse(_message.Message):
+    """Response of RecordUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDED_FIELD_NUMBER: _builtins.int
+    REPEATED_BEFORE_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    recorded: _builtins.int
+    """Records that are charged with this request."""
+    repeated_before: _builtins.int
+    """Records that had been charged before."""
+    cost_usd: _builtins.str
+    """What is charged with this request, in USD, exact."""
+    def __init__(
+        self,
+        *,
+        recorded: _builtins.int = ...,
+        repeated_before: _builtins.int = ...,
+        cost_usd: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "recorded", b"recorded", "repeated_before", b"repeated_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordUsageResponse: _TypeAlias = RecordUsageResponse  # noqa: Y015
+
+@_typing.final
+class ListUsageTotalsRequest(_message.Message):
+    """Request of ListUsageTotals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    START_DATE_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many to return at most: 50 when 0, coerced to 200 when above, negative is INVALID_ARGUMENT."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with all other fields unchanged; empty for the first page."""
+    start_date: _builtins.str
+    """First day, YYYY-MM-DD; empty: no beginning."""
+    end_date: _builtins.str
+    """Last day, YYYY-MM-DD; empty: no end."""
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[_usage_pb2.UsageGrouping.ValueType]:
+        """What to add up by, 1 to 4 of them."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        group_by: _abc.Iterable[_usage_pb2.UsageGrouping.ValueType] | None = ...,
+        start_date: _builtins.str = ...,
+        end_date: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "group_by", b"group_by", "page_size", b"page_size", "page_token", b"page_token", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsageTotalsRequest: _TypeAlias = ListUsageTotalsRequest  # noqa: Y015
+
+@_typing.final
+class ListUsageTotalsResponse(_message.Message):
+    """Response of ListUsageTotals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_TOTALS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give it as `page_token` to get the next page; empty on the last page."""
+    @_builtins.property
+    def usage_totals(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.UsageTotal]:
+        """The totals of this page."""
+
+    def __init__(
+        self,
+        *,
+        usage_totals: _abc.Iterable[_usage_pb2.UsageTotal] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "usage_totals", b"usage_totals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsageTotalsResponse: _TypeAlias = ListUsageTotalsResponse  # noqa: Y015
+
+@_typing.final
+class ExportUsageRequest(_message.Message):
+    """Request of ExportUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_DATE_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    start_date: _builtins.str
+    """First day, YYYY-MM-DD; empty: no beginning."""
+    end_date: _builtins.str
+    """Last day, YYYY-MM-DD; empty: no end."""
+    def __init__(
+        self,
+        *,
+        start_date: _builtins.str = ...,
+        end_date: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUsageRequest: _TypeAlias = ExportUsageRequest  # noqa: Y015
+
+@_typing.final
+class ExportUsageResponse(_message.Message):
+    """Response of ExportUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.str
+    """Whole lines of the file, in order."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUsageResponse: _TypeAlias = ExportUsageResponse  # noqa: Y015

@@ -45,6 +45,31 @@ class UsageServiceStub:
                 request_serializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.ListCostAlertsRequest.SerializeToString,
                 response_deserializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.ListCostAlertsResponse.FromString,
                 _registered_method=True)
+        self.AcknowledgeCostAlert = channel.unary_unary(
+                '/triptych.providers.v1.UsageService/AcknowledgeCostAlert',
+                request_serializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.AcknowledgeCostAlertRequest.SerializeToString,
+                response_deserializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.AcknowledgeCostAlertResponse.FromString,
+                _registered_method=True)
+        self.WatchCostAlerts = channel.unary_stream(
+                '/triptych.providers.v1.UsageService/WatchCostAlerts',
+                request_serializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.WatchCostAlertsRequest.SerializeToString,
+                response_deserializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.WatchCostAlertsResponse.FromString,
+                _registered_method=True)
+        self.RecordUsage = channel.unary_unary(
+                '/triptych.providers.v1.UsageService/RecordUsage',
+                request_serializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.RecordUsageRequest.SerializeToString,
+                response_deserializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.RecordUsageResponse.FromString,
+                _registered_method=True)
+        self.ListUsageTotals = channel.unary_unary(
+                '/triptych.providers.v1.UsageService/ListUsageTotals',
+                request_serializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.ListUsageTotalsRequest.SerializeToString,
+                response_deserializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.ListUsageTotalsResponse.FromString,
+                _registered_method=True)
+        self.ExportUsage = channel.unary_stream(
+                '/triptych.providers.v1.UsageService/ExportUsage',
+                request_serializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.ExportUsageRequest.SerializeToString,
+                response_deserializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.ExportUsageResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -65,6 +90,46 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcknowledgeCostAlert(self, request, context):
+        """Takes note of an alert, of the caller's own or as an admin of anybody's; doing it twice is no error and changes nothing.
+        Errors: NOT_FOUND COST_ALERT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchCostAlerts(self, request, context):
+        """Gives the alerts that the caller sees after `resume_token`, then each new one within a second or two, once and in one
+        order. Ends by itself after `seconds` or 1,000 alerts; to go on, call it again with the last `resume_token`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordUsage(self, request, context):
+        """Charges uses that were not reserved, for work that could not ask before. Each record is charged once, whichever requests
+        it comes in; all of a request or none. What exceeds a limit is charged all the same.
+        Errors: NOT_FOUND PROVIDER_NOT_FOUND; INVALID_ARGUMENT USAGE_RECORD_REUSED when an id was used with other contents.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsageTotals(self, request, context):
+        """Lists usage added up by day, model, owner or operation, in their order: the caller's own, as an admin the tenant's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUsage(self, request, context):
+        """Gives the ledger as CSV (RFC 4180, UTF-8, with a header): every use that the caller sees, oldest first. Text that a
+        spreadsheet would take for a formula begins with an apostrophe.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +142,31 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.ListCostAlerts,
                     request_deserializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.ListCostAlertsRequest.FromString,
                     response_serializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.ListCostAlertsResponse.SerializeToString,
+            ),
+            'AcknowledgeCostAlert': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeCostAlert,
+                    request_deserializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.AcknowledgeCostAlertRequest.FromString,
+                    response_serializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.AcknowledgeCostAlertResponse.SerializeToString,
+            ),
+            'WatchCostAlerts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchCostAlerts,
+                    request_deserializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.WatchCostAlertsRequest.FromString,
+                    response_serializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.WatchCostAlertsResponse.SerializeToString,
+            ),
+            'RecordUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordUsage,
+                    request_deserializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.RecordUsageRequest.FromString,
+                    response_serializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.RecordUsageResponse.SerializeToString,
+            ),
+            'ListUsageTotals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsageTotals,
+                    request_deserializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.ListUsageTotalsRequest.FromString,
+                    response_serializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.ListUsageTotalsResponse.SerializeToString,
+            ),
+            'ExportUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportUsage,
+                    request_deserializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.ExportUsageRequest.FromString,
+                    response_serializer=triptych_dot_providers_dot_v1_dot_usage__service__pb2.ExportUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +224,141 @@ class UsageService:
             '/triptych.providers.v1.UsageService/ListCostAlerts',
             triptych_dot_providers_dot_v1_dot_usage__service__pb2.ListCostAlertsRequest.SerializeToString,
             triptych_dot_providers_dot_v1_dot_usage__service__pb2.ListCostAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcknowledgeCostAlert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.providers.v1.UsageService/AcknowledgeCostAlert',
+            triptych_dot_providers_dot_v1_dot_usage__service__pb2.AcknowledgeCostAlertRequest.SerializeToString,
+            triptych_dot_providers_dot_v1_dot_usage__service__pb2.AcknowledgeCostAlertResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchCostAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/triptych.providers.v1.UsageService/WatchCostAlerts',
+            triptych_dot_providers_dot_v1_dot_usage__service__pb2.WatchCostAlertsRequest.SerializeToString,
+            triptych_dot_providers_dot_v1_dot_usage__service__pb2.WatchCostAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.providers.v1.UsageService/RecordUsage',
+            triptych_dot_providers_dot_v1_dot_usage__service__pb2.RecordUsageRequest.SerializeToString,
+            triptych_dot_providers_dot_v1_dot_usage__service__pb2.RecordUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsageTotals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.providers.v1.UsageService/ListUsageTotals',
+            triptych_dot_providers_dot_v1_dot_usage__service__pb2.ListUsageTotalsRequest.SerializeToString,
+            triptych_dot_providers_dot_v1_dot_usage__service__pb2.ListUsageTotalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/triptych.providers.v1.UsageService/ExportUsage',
+            triptych_dot_providers_dot_v1_dot_usage__service__pb2.ExportUsageRequest.SerializeToString,
+            triptych_dot_providers_dot_v1_dot_usage__service__pb2.ExportUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

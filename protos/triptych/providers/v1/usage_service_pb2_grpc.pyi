@@ -37,6 +37,25 @@ class UsageServiceStub:
     """Lists usage by day, newest first: the caller's own, as an admin the tenant's."""
     ListCostAlerts: _grpc.UnaryUnaryMultiCallable[_usage_service_pb2.ListCostAlertsRequest, _usage_service_pb2.ListCostAlertsResponse]
     """Lists cost alerts, newest first: the caller's own, as an admin the tenant's."""
+    AcknowledgeCostAlert: _grpc.UnaryUnaryMultiCallable[_usage_service_pb2.AcknowledgeCostAlertRequest, _usage_service_pb2.AcknowledgeCostAlertResponse]
+    """Takes note of an alert, of the caller's own or as an admin of anybody's; doing it twice is no error and changes nothing.
+    Errors: NOT_FOUND COST_ALERT_NOT_FOUND.
+    """
+    WatchCostAlerts: _grpc.UnaryStreamMultiCallable[_usage_service_pb2.WatchCostAlertsRequest, _usage_service_pb2.WatchCostAlertsResponse]
+    """Gives the alerts that the caller sees after `resume_token`, then each new one within a second or two, once and in one
+    order. Ends by itself after `seconds` or 1,000 alerts; to go on, call it again with the last `resume_token`.
+    """
+    RecordUsage: _grpc.UnaryUnaryMultiCallable[_usage_service_pb2.RecordUsageRequest, _usage_service_pb2.RecordUsageResponse]
+    """Charges uses that were not reserved, for work that could not ask before. Each record is charged once, whichever requests
+    it comes in; all of a request or none. What exceeds a limit is charged all the same.
+    Errors: NOT_FOUND PROVIDER_NOT_FOUND; INVALID_ARGUMENT USAGE_RECORD_REUSED when an id was used with other contents.
+    """
+    ListUsageTotals: _grpc.UnaryUnaryMultiCallable[_usage_service_pb2.ListUsageTotalsRequest, _usage_service_pb2.ListUsageTotalsResponse]
+    """Lists usage added up by day, model, owner or operation, in their order: the caller's own, as an admin the tenant's."""
+    ExportUsage: _grpc.UnaryStreamMultiCallable[_usage_service_pb2.ExportUsageRequest, _usage_service_pb2.ExportUsageResponse]
+    """Gives the ledger as CSV (RFC 4180, UTF-8, with a header): every use that the caller sees, oldest first. Text that a
+    spreadsheet would take for a formula begins with an apostrophe.
+    """
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
@@ -47,6 +66,25 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """Lists usage by day, newest first: the caller's own, as an admin the tenant's."""
     ListCostAlerts: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.ListCostAlertsRequest, _usage_service_pb2.ListCostAlertsResponse]  # type: ignore[assignment]
     """Lists cost alerts, newest first: the caller's own, as an admin the tenant's."""
+    AcknowledgeCostAlert: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.AcknowledgeCostAlertRequest, _usage_service_pb2.AcknowledgeCostAlertResponse]  # type: ignore[assignment]
+    """Takes note of an alert, of the caller's own or as an admin of anybody's; doing it twice is no error and changes nothing.
+    Errors: NOT_FOUND COST_ALERT_NOT_FOUND.
+    """
+    WatchCostAlerts: _aio.UnaryStreamMultiCallable[_usage_service_pb2.WatchCostAlertsRequest, _usage_service_pb2.WatchCostAlertsResponse]  # type: ignore[assignment]
+    """Gives the alerts that the caller sees after `resume_token`, then each new one within a second or two, once and in one
+    order. Ends by itself after `seconds` or 1,000 alerts; to go on, call it again with the last `resume_token`.
+    """
+    RecordUsage: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.RecordUsageRequest, _usage_service_pb2.RecordUsageResponse]  # type: ignore[assignment]
+    """Charges uses that were not reserved, for work that could not ask before. Each record is charged once, whichever requests
+    it comes in; all of a request or none. What exceeds a limit is charged all the same.
+    Errors: NOT_FOUND PROVIDER_NOT_FOUND; INVALID_ARGUMENT USAGE_RECORD_REUSED when an id was used with other contents.
+    """
+    ListUsageTotals: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.ListUsageTotalsRequest, _usage_service_pb2.ListUsageTotalsResponse]  # type: ignore[assignment]
+    """Lists usage added up by day, model, owner or operation, in their order: the caller's own, as an admin the tenant's."""
+    ExportUsage: _aio.UnaryStreamMultiCallable[_usage_service_pb2.ExportUsageRequest, _usage_service_pb2.ExportUsageResponse]  # type: ignore[assignment]
+    """Gives the ledger as CSV (RFC 4180, UTF-8, with a header): every use that the caller sees, oldest first. Text that a
+    spreadsheet would take for a formula begins with an apostrophe.
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """What was used, and what it cost."""
@@ -66,5 +104,54 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_usage_service_pb2.ListCostAlertsResponse, _abc.Awaitable[_usage_service_pb2.ListCostAlertsResponse]]:
         """Lists cost alerts, newest first: the caller's own, as an admin the tenant's."""
+
+    @_abc_1.abstractmethod
+    def AcknowledgeCostAlert(
+        self,
+        request: _usage_service_pb2.AcknowledgeCostAlertRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_service_pb2.AcknowledgeCostAlertResponse, _abc.Awaitable[_usage_service_pb2.AcknowledgeCostAlertResponse]]:
+        """Takes note of an alert, of the caller's own or as an admin of anybody's; doing it twice is no error and changes nothing.
+        Errors: NOT_FOUND COST_ALERT_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchCostAlerts(
+        self,
+        request: _usage_service_pb2.WatchCostAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_usage_service_pb2.WatchCostAlertsResponse], _abc.AsyncIterator[_usage_service_pb2.WatchCostAlertsResponse]]:
+        """Gives the alerts that the caller sees after `resume_token`, then each new one within a second or two, once and in one
+        order. Ends by itself after `seconds` or 1,000 alerts; to go on, call it again with the last `resume_token`.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordUsage(
+        self,
+        request: _usage_service_pb2.RecordUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_service_pb2.RecordUsageResponse, _abc.Awaitable[_usage_service_pb2.RecordUsageResponse]]:
+        """Charges uses that were not reserved, for work that could not ask before. Each record is charged once, whichever requests
+        it comes in; all of a request or none. What exceeds a limit is charged all the same.
+        Errors: NOT_FOUND PROVIDER_NOT_FOUND; INVALID_ARGUMENT USAGE_RECORD_REUSED when an id was used with other contents.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUsageTotals(
+        self,
+        request: _usage_service_pb2.ListUsageTotalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_service_pb2.ListUsageTotalsResponse, _abc.Awaitable[_usage_service_pb2.ListUsageTotalsResponse]]:
+        """Lists usage added up by day, model, owner or operation, in their order: the caller's own, as an admin the tenant's."""
+
+    @_abc_1.abstractmethod
+    def ExportUsage(
+        self,
+        request: _usage_service_pb2.ExportUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_usage_service_pb2.ExportUsageResponse], _abc.AsyncIterator[_usage_service_pb2.ExportUsageResponse]]:
+        """Gives the ledger as CSV (RFC 4180, UTF-8, with a header): every use that the caller sees, oldest first. Text that a
+        spreadsheet would take for a formula begins with an apostrophe.
+        """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,56 @@
+"""Switches: from a session in one tenant a person begins one in another that they belong to.
+
+Row-level security shows one tenant at a time, so there are two transactions, and neither tenant learns of the other.
+What the first one has seen is checked again by the second: the epoch, and the membership.
+"""
+
+from sqlalchemy import Uuid, text
+
+from services.auth import activities, events, memberships, profiles, roles, sessions, users
+from services.auth.settings import AuthSettings
+from services.auth.sources import Source
+from services.auth.tenants import TenantNotFound
+from services.auth.tokens import Minting
+from services.kit import calls, outbox
+from services.kit.db import Row, Statement, Transaction, param
+from triptych.auth.v1 import auth_service_pb2 as pb
+
+_belongs = Statement(
+    text("SELECT tenant_id FROM tenants_of(:person) WHERE tenant_id = :wanted").bindparams(
+        param("person", Uuid()), param("wanted", Uuid())
+    )
+)
+
+
+async def leave(tx: Transaction, request: pb.SwitchTenantRequest, source: Source) -> Row:
+    """Give the caller's session, in the tenant of the token, when they belong to the other one as well."""
+    caller = calls.caller()
+    session = await sessions.current(tx)
+    if await tx.one(_belongs, person=caller.id, wanted=request.tenant_id) is None:
+        raise TenantNotFound(request.tenant_id)
+    await activities.write(tx, session["id"], "switch_tenant", source)
+    resource = f"session:{session['id']}"
+    await events.write(tx, "auth.session.switch_tenant", resource, source=source, user_id=caller.id)
+    await outbox.record(tx, resource)
+    return session
+
+
+async def enter(
+    tx: Transaction, left: Row, source: Source, *, settings: AuthSettings, minting: Minting
+) -> pb.SwitchTenantResponse:
+    """Begin the session in the other tenant, whose transaction this is."""
+    caller = calls.caller()
+    membership = await memberships.find(tx, caller.id)
+    if membership is None:
+        raise TenantNotFound(tx.tenant_id)
+    refresh = minting.refresh.begin(tx.tenant_id)
+    device = {"name": left["device_info"].get("name", ""), **activities.origin(source)}
+    origin = sessions.Origin("switch_tenant", epoch=left["session_epoch"], until=left["expire_time"])
+    session = await sessions.create(tx, caller.id, refresh, settings, device, origin=origin)
+    resource = f"session:{session['id']}"
+    await events.write(tx, "auth.session.create", resource, source=source, user_id=caller.id)
+    await outbox.record(tx, resource, {"user_id": caller.id})
+    return pb.SwitchTenantResponse(
+        tokens=minting.pair(session, roles.wire(session["role"]), refresh),
+        user=users.wire(await profiles.member(tx, caller.id), membership["role"], own=True),
+    )
