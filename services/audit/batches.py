@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass
 
+import asyncpg
 import structlog
 
 from services.audit import logs
@@ -17,6 +18,8 @@ from services.audit.envelopes import Envelope
 from services.kit.db import Database
 from triptych.audit.v1 import event_pb2
 
+WORTH_WAITING = 10
+"""A tenth of what a transaction takes is worth one of its own: it does not wait for company."""
 _log = structlog.get_logger()
 
 
@@ -64,7 +67,7 @@ class Batches:
         """Write one log until nothing is waiting."""
         queue = self._waiting[tenant_id]
         while queue:
-            if sum(len(waiting.group) for waiting in queue) < self._events:
+            if sum(len(waiting.group) for waiting in queue) < self._events // WORTH_WAITING:
                 await asyncio.sleep(self._seconds)
             batch = self._take(queue)
             try:
@@ -76,8 +79,13 @@ class Batches:
         del self._waiting[tenant_id], self._writers[tenant_id]
 
     async def _flush(self, tenant_id: str, batch: list[_Waiting]) -> None:
-        async with self._db.begin(tenant=tenant_id) as tx:
-            outcomes = await logs.append(tx, [waiting.group for waiting in batch])
+        groups = [waiting.group for waiting in batch]
+        try:
+            outcomes = await self._append(tenant_id, groups, unseen=True)
+        except asyncpg.UniqueViolationError as error:
+            if not logs.seen(error):
+                raise
+            outcomes = await self._append(tenant_id, groups, unseen=False)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.receipts.done():
                 continue
@@ -85,6 +93,12 @@ class Batches:
                 waiting.receipts.set_result(outcome)
             else:
                 waiting.receipts.set_exception(outcome)
+
+    async def _append(
+        self, tenant_id: str, groups: list[Sequence[Envelope]], *, unseen: bool
+    ) -> list[list[event_pb2.Receipt] | logs.EventConflict]:
+        async with self._db.begin(tenant=tenant_id) as tx:
+            return await logs.append(tx, groups, unseen=unseen)
 
     def _take(self, queue: deque[_Waiting]) -> list[_Waiting]:
         """Take whole calls, at least one, up to the most that a transaction holds."""

@@ -1,20 +1,23 @@
-"""Entries: the rows of audit_log, as they are written, listed, read in order and given on the wire."""
+"""Entries: the rows of audit_log, as they are written, read in order and given on the wire.
 
-import uuid
-from collections.abc import AsyncIterator, Sequence
+On the wire the payload has its personal values, as far as they are still held; `body` is what was hashed.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
+from typing import Any
 
 import orjson
-from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, Table, Text, Uuid, literal_column, select
+from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, Table, Text, Uuid, select
 
-from services.audit import envelopes
+from services.audit import envelopes, manifests, openings
 from services.audit.envelopes import Envelope
 from services.kit.db import Database, Row, Statement, Transaction, param
-from services.kit.faults import NotFound, RequestInvalid
+from services.kit.faults import NotFound
 from services.kit.paging import Page
-from triptych.audit.v1 import audit_service_pb2 as pb, event_pb2
+from triptych.audit.v1 import event_pb2
 
 LARGEST_PAGE = 1_500_000
 """Bytes of bodies on a page; each goes out twice, as body and as event, and clients take 4 MiB."""
@@ -52,12 +55,13 @@ _get = Statement(
     .join(dedup, (dedup.c.tenant_id == table.c.tenant_id) & (dedup.c.seq == table.c.seq))
     .where(_mine, dedup.c.event_id == param("event_id"), table.c.recorded_at == dedup.c.recorded_at)
 )
-_range = Statement(
-    select(
-        *table.c,
-        dedup.c.seq.label("known_seq"),
-        literal_column("payload IS NOT DISTINCT FROM body::jsonb -> 'payload'").label("intact"),
+_place = Statement(
+    select(dedup.c.seq, dedup.c.recorded_at).where(
+        dedup.c.tenant_id == param("tenant_id"), dedup.c.event_id == param("event_id")
     )
+)
+_range = Statement(
+    select(*table.c, dedup.c.seq.label("known_seq"))
     .outerjoin(dedup, (dedup.c.tenant_id == table.c.tenant_id) & (dedup.c.event_id == table.c.event_id))
     .where(_mine, table.c.seq >= param("begin"), table.c.seq < param("end"))
     .order_by(table.c.seq)
@@ -89,6 +93,14 @@ class EventNotFound(NotFound):
         super().__init__("there is no such event in the log", event_id=event_id)
 
 
+class EventArchived(NotFound):
+    """Its month has left the log."""
+
+    def __init__(self, event_id: str, seq: int, archive: str) -> None:
+        text = f"the month of this event has been retired: its body is in {archive}; it can still be proven"
+        super().__init__(text, event_id=event_id, seq=seq, archive=archive)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An envelope at its place in the log."""
@@ -118,45 +130,59 @@ async def get(tx: Transaction, event_id: str) -> event_pb2.LogEntry:
     """Give one entry."""
     row = await tx.one(_get, tenant_id=tx.tenant_id, event_id=event_id)
     if row is None:
+        seq = (await place_of(tx, event_id))["seq"]
+        archive = await manifests.archive_of(tx, seq)
+        raise EventArchived(event_id, seq, archive) if archive else EventNotFound(event_id)
+    return (await wire(tx, [row]))[0]
+
+
+async def place_of(tx: Transaction, event_id: str) -> Row:
+    """Give the place of an event, also when its month has left the log."""
+    row = await tx.one(_place, tenant_id=tx.tenant_id, event_id=event_id)
+    if row is None:
         raise EventNotFound(event_id)
-    return _wire(row)
+    return row
 
 
-async def page(tx: Transaction, request: pb.ListEventsRequest, page: Page) -> pb.ListEventsResponse:
-    """Give one page, newest first; what is appended meanwhile comes before the first page."""
-    query = (
-        select(table.c.seq, table.c.recorded_at, table.c.leaf, table.c.body)
-        .where(table.c.tenant_id == uuid.UUID(tx.tenant_id))
-        .order_by(table.c.recorded_at.desc())
-        .limit(page.limit)
-    )
-    for name in ("entity", "action", "actor_id", "correlation_id"):
-        if wanted := getattr(request, name):
-            query = query.where(table.c[name] == wanted)
-    if request.HasField("start_time"):
-        query = query.where(table.c.recorded_at >= _moment(request.start_time))
-    if request.HasField("end_time"):
-        query = query.where(table.c.recorded_at < _moment(request.end_time))
-    if page.after is not None:
-        query = query.where(table.c.recorded_at < datetime.fromisoformat(page.after[0]))
-    found = await tx.all(query)
-    fitting = replace(page, size=_fitting(found, page.size))
-    rows, token = fitting.end(found, key=lambda row: (row["recorded_at"],))
-    return pb.ListEventsResponse(entries=[_wire(row) for row in rows], next_page_token=token)
+async def show(
+    tx: Transaction, rows: Sequence[Row], page: Page, key: Callable[[Row], tuple[Any, ...]]
+) -> tuple[list[event_pb2.LogEntry], str]:
+    """Give the entries of a page, as many as one message holds, and the token of the next page."""
+    fitting = replace(page, size=_fitting(rows, page.size))
+    kept, token = fitting.end(rows, key)
+    return await wire(tx, kept), token
 
 
-async def walk(db: Database, begin: int, end: int, *, most: int) -> AsyncIterator[list[Row]]:
+async def wire(tx: Transaction, rows: Sequence[Row]) -> list[event_pb2.LogEntry]:
+    """Give entries on the wire, with the personal values that are still held."""
+    held = await openings.of(tx, [row["seq"] for row in rows])
+    return [_wire(row, held.get(row["seq"], [])) for row in rows]
+
+
+async def walk(
+    db: Database, begin: int, end: int, *, most: int, tenant: str | None = None
+) -> AsyncGenerator[list[Row], None]:
     """Give the rows of the caller's log from one place up to another, in order, `most` at a time.
 
     Each batch has a transaction of its own: rows do not change, and a snapshot held for minutes would hold up vacuum.
     """
-    while begin < end:
-        async with db.begin() as tx:
-            rows = await tx.all(_range, tenant_id=tx.tenant_id, begin=begin, end=end, most=most)
-        if not rows:
-            return
-        yield rows
-        begin = rows[-1]["seq"] + 1
+    coming: asyncio.Task[list[Row]] | None = None
+
+    async def fetch(begin: int) -> list[Row]:
+        async with db.begin(tenant=tenant) as tx:
+            return await tx.all(_range, tenant_id=tx.tenant_id, begin=begin, end=end, most=most)
+
+    try:
+        rows = await fetch(begin) if begin < end else []
+        while rows:
+            begin = rows[-1]["seq"] + 1
+            coming = asyncio.create_task(fetch(begin)) if begin < end else None  # while these are being looked at
+            yield rows
+            rows = await coming if coming is not None else []
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
 
 
 def _fitting(rows: Sequence[Row], size: int) -> int:
@@ -169,17 +195,11 @@ def _fitting(rows: Sequence[Row], size: int) -> int:
     return size
 
 
-def _moment(given: Timestamp) -> datetime:
-    try:
-        return given.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise RequestInvalid("start_time and end_time must lie in the years 1 to 9999") from None
-
-
-def _wire(row: Row) -> event_pb2.LogEntry:
+def _wire(row: Row, held: Sequence[Row]) -> event_pb2.LogEntry:
     envelope = orjson.loads(row["body"])
+    opened = openings.fill(envelope["payload"], held)
     return event_pb2.LogEntry(
-        event=envelopes.to_event(envelope),
+        event=envelopes.to_event(envelope, opened),
         log_id=envelope["log_id"],
         seq=row["seq"],
         record_time=row["recorded_at"],

@@ -12,16 +12,21 @@ from typing import Any
 
 import orjson
 import rfc8785
+from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct, Value
 
+from services.audit import openings
 from services.audit.verifier import log_name
 from services.kit.access import SYSTEM_TENANT
 from services.kit.canonical import LARGEST_INTEGER, NotCanonical
+from services.kit.commitments import Opening
 from services.kit.faults import InvalidArgument, PermissionDenied
 from triptych.audit.v1 import event_pb2
 from triptych.common.v1.principal_pb2 import PrincipalKind
 
 VERSION = 1
+SUPER_TENANT = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+"""Whose head, tiles and checkpoints those of the super-log are; it takes no events."""
 LARGEST_PAYLOAD = 32 * 1024
 KINDS = {
     PrincipalKind.PRINCIPAL_KIND_USER: "user",
@@ -61,6 +66,8 @@ class Envelope:
     back: str
     content_hash: bytes
     """Digest of everything but the place in the log; tells a repetition from a conflict."""
+    openings: tuple[Opening, ...] = ()
+    """Personal values; the text has commitments to them."""
 
     def body(self, *, seq: int, recorded_at: datetime, prev_hash: str) -> str:
         """Give the canonical text at a place in the log."""
@@ -91,6 +98,7 @@ def compose(
     correlation_id: str,
     occurred_at: datetime,
     payload: Mapping[str, Any],
+    opened: tuple[Opening, ...] = (),
 ) -> Envelope:
     """Make an envelope of plain values; NotCanonical when they have no canonical form."""
     kind, actor_id = actor
@@ -129,6 +137,7 @@ def compose(
         front=front.decode(),
         back=back.decode(),
         content_hash=hashlib.sha256(front + back).digest(),
+        openings=opened,
     )
 
 
@@ -142,8 +151,8 @@ def moment_of(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def to_event(envelope: Mapping[str, Any]) -> event_pb2.AuditEvent:
-    """Give the event of a parsed body."""
+def to_event(envelope: Mapping[str, Any], opened: Iterable[Opening] = ()) -> event_pb2.AuditEvent:
+    """Give the event of a parsed body, into whose payload these personal values were put."""
     log_id = envelope["log_id"]
     event = event_pb2.AuditEvent(
         event_id=envelope["event_id"],
@@ -158,6 +167,8 @@ def to_event(envelope: Mapping[str, Any]) -> event_pb2.AuditEvent:
     event.actor.kind = PRINCIPALS[envelope["actor_kind"]]
     event.actor.id = envelope["actor_id"]
     event.payload.update(envelope["payload"])
+    for opening in opened:
+        ParseDict(opening.value, event.openings.add(path=opening.path, salt=opening.salt).value)
     return event
 
 
@@ -167,7 +178,10 @@ def _accept(event: event_pb2.AuditEvent, source: str) -> Envelope:
             f"event {event.event_id} names {event.source} as its source; {source} may report for itself only",
             event_id=event.event_id,
         )
+    if event.tenant_id.lower() == SUPER_TENANT:
+        raise EventInvalid(event.event_id, "tenant_id: nothing is reported to the log of the logs")
     try:
+        payload = _object(event.payload, "payload")
         return compose(
             tenant_id=event.tenant_id.lower() or SYSTEM_TENANT,
             event_id=event.event_id.lower(),
@@ -178,7 +192,8 @@ def _accept(event: event_pb2.AuditEvent, source: str) -> Envelope:
             actor=(KINDS[event.actor.kind], event.actor.id),
             correlation_id=event.correlation_id,
             occurred_at=_moment(event),
-            payload=_object(event.payload, "payload"),
+            payload=payload,
+            opened=openings.match(payload, map(_opening, event.openings)),
         )
     except NotCanonical as bad:
         raise EventInvalid(event.event_id, str(bad)) from None
@@ -205,14 +220,30 @@ def _moment(event: event_pb2.AuditEvent) -> datetime:
         raise NotCanonical("occur_time", "it is outside the years 1 to 9999") from None
 
 
+def _opening(given: event_pb2.Opening) -> Opening:
+    return Opening(_text(given.path, "openings.path"), given.salt, _value(given.value, f"openings{given.path}"))
+
+
 def _object(struct: Struct, path: str) -> dict[str, Any]:
-    return {_text(name, path): _value(item, f"{path}.{name}") for name, item in struct.fields.items()}
+    found = {}
+    for name, item in struct.fields.items():
+        if "\0" in name:
+            _text(name, path)
+        kind = item.WhichOneof("kind")
+        if kind == "string_value":  # most are
+            text = item.string_value
+            found[name] = text if "\0" not in text else _text(text, f"{path}.{name}")
+        else:
+            found[name] = _other(kind, item, f"{path}.{name}")
+    return found
 
 
 def _value(value: Value, path: str) -> Any:
     kind = value.WhichOneof("kind")
-    if kind == "string_value":
-        return _text(value.string_value, path)
+    return _text(value.string_value, path) if kind == "string_value" else _other(kind, value, path)
+
+
+def _other(kind: str | None, value: Value, path: str) -> Any:
     if kind == "number_value":
         return _integer(value.number_value, path)
     if kind == "bool_value":

@@ -1,14 +1,18 @@
 """Logs: one head row each, which orders everything that enters. Append is the only way in.
 
 A repeated event gives its receipt again; the same id with other content leaves a conflict entry and fails its call.
+What audit itself has to say enters as `Own`: it gets its number in the log's transaction, and once by its id.
 """
 
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any, TypeAlias
 
-from services.audit import entries, envelopes, tiles
+import asyncpg
+
+from services.audit import entries, envelopes, openings, statistics, tiles
 from services.audit.entries import Entry
 from services.audit.envelopes import Envelope
 from services.audit.verifier import leaf_hash, log_name
@@ -52,6 +56,26 @@ class EventConflict(AlreadyExists):
         )
 
 
+def seen(error: asyncpg.UniqueViolationError) -> bool:
+    """Tell whether an event that was thought to be unseen is in the log."""
+    return error.constraint_name == "dedup_pkey"
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """An event of audit's own. Its id must follow from what happened, so that recording it again adds nothing."""
+
+    event_id: str
+    entity: str
+    action: str
+    payload: Mapping[str, Any]
+    actor: tuple[str, str] = ("service", SOURCE)
+    correlation_id: str = ""
+
+
+Item: TypeAlias = "Envelope | Own"
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What the log holds under an event id."""
@@ -74,23 +98,23 @@ class _Growth:
     known: dict[str, Known]
     added: list[Entry] = field(default_factory=list)
 
-    def take(self, group: Sequence[Envelope]) -> "list[event_pb2.Receipt] | EventConflict":
+    def take(self, group: Sequence[Item]) -> "list[event_pb2.Receipt] | EventConflict":
         """Take all events of one call, or none."""
-        conflicts = [envelope for envelope in group if _conflicts(envelope, self.known)]
+        conflicts = [item for item in group if isinstance(item, Envelope) and _conflicts(item, self.known)]
         for envelope in conflicts:
             self._add(self._conflict(envelope, self.known[envelope.event_id]))
         if conflicts:
             first = conflicts[0].event_id
             return EventConflict(first, self.known[first].seq)
-        return [self._receipt(envelope) for envelope in group]
+        return [self._receipt(item) for item in group]
 
-    def _receipt(self, envelope: Envelope) -> event_pb2.Receipt:
-        held = self.known.get(envelope.event_id)
+    def _receipt(self, item: Item) -> event_pb2.Receipt:
+        held = self.known.get(item.event_id)
         duplicate = held is not None
         if held is None:
-            held = self._add(envelope)
+            held = self._add(item if isinstance(item, Envelope) else self._own(item))
         return event_pb2.Receipt(
-            event_id=envelope.event_id,
+            event_id=item.event_id,
             log_id=log_name(self.tenant_id),
             seq=held.seq,
             leaf_hash=held.leaf.hex(),
@@ -101,7 +125,7 @@ class _Growth:
         """Give an event the next place."""
         if (held := self.known.get(envelope.event_id)) is not None:
             return held
-        moment = max(self.now, self.recorded_at + _LEAST)
+        moment = later(self.now, self.recorded_at)
         body = envelope.body(seq=self.size, recorded_at=moment, prev_hash=self.last_leaf.hex())
         leaf = leaf_hash(body)
         self.added.append(Entry(self.size, moment, envelope, body, leaf))
@@ -113,33 +137,49 @@ class _Growth:
 
     def _conflict(self, envelope: Envelope, held: Known) -> Envelope:
         """Make the evidence of a conflict."""
-        attempt = envelope.content_hash.hex()
+        return self._own(
+            Own(
+                event_id=_evidence_id(envelope),
+                entity=f"event:{envelope.event_id}",
+                action=CONFLICT,
+                actor=("service", envelope.source),
+                correlation_id=envelope.correlation_id,
+                payload={
+                    "attempt": f"{envelope.front}{envelope.back}"[:ATTEMPT_SHOWN],
+                    "attempt_hash": envelope.content_hash.hex(),
+                    "seq": held.seq,
+                },
+            )
+        )
+
+    def _own(self, own: Own) -> Envelope:
+        """Give an event of audit's own the next of audit's numbers."""
         return envelopes.compose(
             tenant_id=self.tenant_id,
-            event_id=_evidence_id(envelope),
+            event_id=own.event_id,
             source=SOURCE,
             source_seq=self.own_seq + 1,
-            entity=f"event:{envelope.event_id}",
-            action=CONFLICT,
-            actor=("service", envelope.source),
-            correlation_id=envelope.correlation_id,
+            entity=own.entity,
+            action=own.action,
+            actor=own.actor,
+            correlation_id=own.correlation_id,
             occurred_at=self.now,
-            payload={
-                "attempt": f"{envelope.front}{envelope.back}"[:ATTEMPT_SHOWN],
-                "attempt_hash": attempt,
-                "seq": held.seq,
-            },
+            payload=own.payload,
         )
 
 
 async def append(
-    tx: Transaction, groups: Sequence[Sequence[Envelope]]
+    tx: Transaction, groups: Sequence[Sequence[Item]], *, unseen: bool = False
 ) -> "list[list[event_pb2.Receipt] | EventConflict]":
-    """Append the events of several calls to the transaction's log; each call gets its receipts or its conflict."""
-    head = await _lock(tx)
-    given = [envelope for group in groups for envelope in group]
-    known = await _known(tx, [envelope.event_id for envelope in given])
-    if conflicts := [envelope for envelope in given if _conflicts(envelope, known)]:
+    """Append the events of several calls to the transaction's log; each call gets its receipts or its conflict.
+
+    `unseen` spares looking for repetitions first. If there is one, its id stands in the way (`seen` tells), and nothing
+    is written: the caller does the same once more without it.
+    """
+    head = await lock(tx)
+    given = [item for group in groups for item in group]
+    known = {} if unseen else await _known(tx, [item.event_id for item in given])
+    if conflicts := [item for item in given if isinstance(item, Envelope) and _conflicts(item, known)]:
         known |= await _known(tx, [_evidence_id(envelope) for envelope in conflicts])
     growth = _Growth(
         tx.tenant_id, head["size"], head["last_leaf"], head["recorded_at"], head["own_seq"], clock.now(), known
@@ -147,10 +187,32 @@ async def append(
     outcomes = [growth.take(group) for group in groups]
     if growth.added:
         await entries.write(tx, growth.added)
+        await openings.add(tx, growth.added)
+        await statistics.add(tx, growth.added)
         edge = await tiles.edge(tx, head["size"])
         await tiles.store(tx, edge.extend(entry.leaf for entry in growth.added))
-        await _advance(tx, growth, head["size"])
+        await advance(
+            tx,
+            size=growth.size,
+            last_leaf=growth.last_leaf,
+            recorded_at=growth.recorded_at,
+            own_seq=growth.own_seq,
+            old_size=head["size"],
+        )
     return outcomes
+
+
+async def record(tx: Transaction, own: Own) -> event_pb2.Receipt:
+    """Append an event of audit's own in this transaction, beside what it tells of."""
+    (outcome,) = await append(tx, [[own]])
+    if isinstance(outcome, EventConflict):
+        raise outcome
+    return outcome[0]
+
+
+def later(now: datetime, before: datetime) -> datetime:
+    """Give the present, or a moment after the one before when the clock was turned back."""
+    return max(now, before + _LEAST)
 
 
 def _conflicts(envelope: Envelope, known: Mapping[str, Known]) -> bool:
@@ -168,7 +230,8 @@ async def head(tx: Transaction) -> Row | None:
     return await tx.connection.fetchrow(_HEAD, tx.tenant_id)
 
 
-async def _lock(tx: Transaction) -> Row:
+async def lock(tx: Transaction) -> Row:
+    """Keep everybody else from growing the transaction's log, and give its head."""
     row = await tx.connection.fetchrow(_LOCK, tx.tenant_id)
     if row is None:
         await tx.connection.execute(_BEGIN, tx.tenant_id)
@@ -183,9 +246,10 @@ async def _known(tx: Transaction, event_ids: list[str]) -> dict[str, Known]:
     return {str(row["event_id"]): Known(row["seq"], row["content_hash"], row["leaf"]) for row in rows}
 
 
-async def _advance(tx: Transaction, growth: _Growth, old_size: int) -> None:
-    status = await tx.connection.execute(
-        _ADVANCE, tx.tenant_id, growth.size, growth.last_leaf, growth.recorded_at, growth.own_seq, old_size
-    )
+async def advance(
+    tx: Transaction, *, size: int, last_leaf: bytes, recorded_at: datetime, own_seq: int, old_size: int
+) -> None:
+    """Move the head that is locked."""
+    status = await tx.connection.execute(_ADVANCE, tx.tenant_id, size, last_leaf, recorded_at, own_seq, old_size)
     if status != "UPDATE 1":
         raise RuntimeError(f"the head of {tx.tenant_id} moved under its lock")

@@ -7,7 +7,7 @@ made of complete subtrees, and each of those lies in one tile.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from services.audit.verifier import Frontier
+from services.audit.verifier import Frontier, node_hash
 
 HASH = 32
 WIDTH_BITS = 8
@@ -72,6 +72,11 @@ def consistency(old_size: int, size: int) -> list[Span]:
     return path[::-1]
 
 
+def subtrees(span: Span) -> list[tuple[int, Span]]:
+    """Cut a span, which begins where a subtree does, into complete subtrees with their heights, from left to right."""
+    return [(height, Span(index << height, (index + 1) << height)) for height, index in _subtrees(span)]
+
+
 def tiles_of(spans: Iterable[Span]) -> set[TileKey]:
     """Give the tiles that the hashes of these spans are computed from."""
     return {_place(height, index)[0] for span in spans for height, index in _subtrees(span)}
@@ -123,6 +128,43 @@ class Edge:
             changed[key] = bytes(tile)
             tile.clear()
             self._push(level + 1, _root(changed, key, 0, WIDTH), key.number, changed, touched)
+
+
+class Tree(Frontier):
+    """A tree that grows from nothing: its root at every size, and the tiles that changed since they were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._levels = [bytearray()]
+        self._begins = [0]
+
+    def push(self, leaf: bytes, height: int = 0) -> None:
+        """Add a leaf; a subtree that is as high as a tile is wide goes one level up."""
+        peaks, levels = self._peaks, self._levels
+        self.size += 1
+        levels[0] += leaf
+        while peaks and peaks[-1][0] == height:
+            leaf = node_hash(peaks.pop()[1], leaf)
+            height += 1
+            if not height & (WIDTH_BITS - 1):
+                level = height // WIDTH_BITS
+                if level == len(levels):
+                    levels.append(bytearray())
+                    self._begins.append(0)
+                levels[level] += leaf
+        peaks.append((height, leaf))
+
+    def changed(self) -> dict[TileKey, bytes]:
+        """Give every tile that changed, whole."""
+        found: dict[TileKey, bytes] = {}
+        for level, held in enumerate(self._levels):
+            for place in range(0, len(held), WIDTH * HASH):
+                number = self._begins[level] + place // (WIDTH * HASH)
+                found[TileKey(level, number)] = bytes(held[place : place + WIDTH * HASH])
+            whole = len(held) // (WIDTH * HASH)
+            self._begins[level] += whole
+            del held[: whole * WIDTH * HASH]
+        return found
 
 
 def edge_tiles(size: int) -> list[TileKey]:

@@ -6,14 +6,15 @@ go on and the lag is logged.
 
 import asyncio
 import base64
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 import asyncpg
 import structlog
 
-from services.audit import checkpoints, logs, merkle, tiles, verifier
-from services.audit.envelopes import text_of
+from services.audit import checkpoints, heads, logs, merkle, tiles, verifier
+from services.audit.envelopes import SUPER_TENANT, text_of
 from services.audit.verifier import Bad, compose_note, extends, log_name
 from services.kit import clock, faults
 from services.kit.access import SYSTEM_TENANT
@@ -22,6 +23,15 @@ from services.kit.vault import Vault, VaultRefused
 
 KEY = "audit-checkpoint"
 SIDE_BY_SIDE = 4
+FAILURES = (
+    faults.Fault,
+    VaultRefused,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+"""What passes by itself, or is told to whoever reads the service's own log."""
 _log = structlog.get_logger()
 
 
@@ -47,13 +57,16 @@ class Signer:
         self._remembered: dict[str, int] = {}
         """Size that this process signed last, per log: one that is rewound with its checkpoints is not signed again."""
         self._refused: dict[str, str] = {}
+        self.epoch = 1
+        """Which super-log this is: a second begins when an operator goes on without what a witness has seen."""
 
-    async def run(self) -> None:
-        """Sign for as long as the process serves."""
+    async def run(self, anchor: Callable[[], Awaitable[None]]) -> None:
+        """Sign for as long as the process serves, and anchor what was signed."""
         while True:
             try:
                 await self.sign_news()
-            except (faults.Fault, VaultRefused, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                await anchor()
+            except FAILURES as error:
                 _log.warning("checkpoints wait", error=type(error).__name__, text=str(error))
             await asyncio.sleep(self._seconds)
 
@@ -79,7 +92,7 @@ class Signer:
             return
         signature, version = await self._sign(draft.note)
         public_key = (await self.keys(version))[version]
-        signed = verifier.Checkpoint(log_name(tenant_id), draft.size, draft.root, draft.note, signature, public_key)
+        signed = verifier.Checkpoint(self.log_id(tenant_id), draft.size, draft.root, draft.note, signature, public_key)
         signed.check(keys=[public_key], origin=self.origin)
         async with self._db.begin(tenant=tenant_id) as tx:
             await checkpoints.store(
@@ -93,6 +106,11 @@ class Signer:
                 sign_time=draft.sign_time,
             )
         self._remembered[tenant_id] = max(draft.size, self._remembered.get(tenant_id, 0))
+
+    def log_id(self, tenant_id: str) -> str:
+        """Name a log as its checkpoints do."""
+        name = log_name(tenant_id)
+        return f"{name}/{self.epoch}" if name == "super" and self.epoch > 1 else name
 
     async def keys(self, version: int = 0) -> dict[int, bytes]:
         """Give the public keys, by version; asked for once, and again when a version is new."""
@@ -114,7 +132,8 @@ class Signer:
         last = await checkpoints.newest(tx)
         head = await logs.head(tx)
         size = head["size"] if head is not None else 0
-        self._compare_sizes(tx.tenant_id, last["size"] if last is not None else 0, size)
+        listed = await heads.newest(tx) if tx.tenant_id != SUPER_TENANT else None
+        self._compare_sizes(tx.tenant_id, last["size"] if last is not None else 0, size, listed)
         if head is None or not size or (last is not None and last["size"] == size):
             return None
         try:
@@ -127,12 +146,12 @@ class Signer:
             raise Bad("tampered", f"the tree does not end with the last of the {size} entries")
         now = clock.now()
         note = compose_note(
-            origin=self.origin, log_id=log_name(tx.tenant_id), size=size, root=root, signed_at=text_of(now)
+            origin=self.origin, log_id=self.log_id(tx.tenant_id), size=size, root=root, signed_at=text_of(now)
         )
         return _Draft(size, root, note, now)
 
-    def _compare_sizes(self, tenant_id: str, signed: int, size: int) -> None:
-        remembered = self._remembered.get(tenant_id, 0)
+    def _compare_sizes(self, tenant_id: str, signed: int, size: int, listed: Row | None) -> None:
+        remembered = max(self._remembered.get(tenant_id, 0), listed["size"] if listed is not None else 0)
         if signed < remembered:
             raise Bad("incomplete", f"a checkpoint over {remembered} entries was signed and is gone")
         if size < signed:

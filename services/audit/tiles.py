@@ -42,6 +42,25 @@ async def hashes(tx: Transaction, spans: list[Span]) -> list[bytes]:
     return [merkle.span_hash(span, held) for span in spans]
 
 
+async def subtrees(tx: Transaction, span: Span) -> list[tuple[int, str]]:
+    """Give the complete subtrees that a span is made of: height and hash (hex)."""
+    parts = merkle.subtrees(span)
+    found = await hashes(tx, [part for _, part in parts])
+    return [(height, value.hex()) for (height, _), value in zip(parts, found, strict=True)]
+
+
+async def leaves(tx: Transaction, begin: int, end: int) -> list[bytes]:
+    """Give the leaf hashes from one place up to another; these are there when the entries have left the log."""
+    first, last = begin >> merkle.WIDTH_BITS, (end - 1) >> merkle.WIDTH_BITS
+    held = await fetch(tx, [TileKey(0, number) for number in range(first, last + 1)])
+    joined = b"".join(held.get(TileKey(0, number), b"") for number in range(first, last + 1))
+    before = first << merkle.WIDTH_BITS
+    cut = joined[(begin - before) * merkle.HASH : (end - before) * merkle.HASH]
+    if len(cut) != (end - begin) * merkle.HASH:
+        raise merkle.TileMissing(f"leaf hashes between {begin} and {end} are missing")
+    return [cut[place : place + merkle.HASH] for place in range(0, len(cut), merkle.HASH)]
+
+
 async def root(tx: Transaction, size: int) -> bytes:
     """Give the root over the first entries."""
     return (await hashes(tx, [Span(0, size)]))[0]

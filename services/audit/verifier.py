@@ -1,9 +1,10 @@
-"""Verifies an export of the audit log without a database, a network or the rest of Triptych.
+"""Verifies an export of the audit log, or a proof, without a database, a network or the rest of Triptych.
 
-    python verifier.py FILE [--public-key BASE64 …] [--checkpoint FILE …] [--receipts FILE …]
+    audit-verify FILE [--public-key BASE64 …] [--witness-key BASE64 …] [--checkpoint FILE …] [--receipts FILE …]
 
-One file that needs Python's standard library and `cryptography`. It answers ok (0), tampered (1), unanchored (2) or
-incomplete (3). It never says ok on the word of the file alone: a public key or a checkpoint has to come from elsewhere.
+One file that needs Python's standard library and `cryptography` (`python verifier.py` does the same). It answers ok
+(0), tampered (1), unanchored (2) or incomplete (3). It never says ok on the word of the file alone: a public key, that
+of the log or of a witness, or a checkpoint has to come from elsewhere.
 """
 
 import argparse
@@ -12,8 +13,10 @@ import filecmp
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,8 +25,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 FORMAT = "triptych-audit-export/1"
 ORIGIN = "triptych.local"
+ARCHIVE = "triptych-audit-archive/1"
+"""A month that left the log: the bodies of one retention class, and the leaf hashes of all."""
+SELECTION = "triptych-audit-selection/1"
+"""An export with a filter: each line proves its own entry."""
+RETIRE = "audit.month.retire"
+"""Action of the entry that vouches for a month that left the log: its manifest."""
+ZSTD = b"\x28\xb5\x2f\xfd"
+"""How a compressed file begins."""
 GENESIS = "0" * 64
 """`prev_hash` of the first entry."""
+INCLUSION = "triptych-audit-inclusion/1"
+CONSISTENCY = "triptych-audit-consistency/1"
 CHECKPOINT_NAMES = frozenset(
     ("log_id", "size", "root_hash", "note", "signature", "key_version", "public_key", "signed_at")
 )
@@ -44,8 +57,10 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def log_name(tenant_id: str) -> str:
-    """Name a log: the tenant, or `system`."""
-    return "system" if not tenant_id.strip("0-") else tenant_id
+    """Name a log: the tenant, `system`, or `super`, which lists the heads of all others."""
+    if not tenant_id.strip("0-"):
+        return "system"
+    return tenant_id if tenant_id.strip("f-") else "super"
 
 
 class Bad(Exception):
@@ -82,6 +97,13 @@ class Frontier:
         return root
 
 
+def push(tree: Frontier, height: int, value: str) -> None:
+    """Add the hash (hex) of a subtree of 2^height leaves; Bad where no such subtree can stand."""
+    if not 0 <= height < 63 or tree.size & ((1 << height) - 1):
+        raise Bad("tampered", f"a subtree of height {height} cannot stand after {tree.size} entries")
+    tree.push(_unhex(value), height)
+
+
 class Numbers:
     """The numbers that each source gave its events: from 1, without gaps, in any order."""
 
@@ -92,6 +114,9 @@ class Numbers:
     def take(self, source: str, number: int) -> None:
         """Note one number; the same one twice is a defect."""
         last, early = self._last.get(source, 0), self._early.setdefault(source, set())
+        if not early and number == last + 1:  # as nearly always
+            self._last[source] = number
+            return
         if number <= last or number in early:
             raise Bad("incomplete", f"{source} gave the number {number} to two events")
         early.add(number)
@@ -99,6 +124,17 @@ class Numbers:
             last += 1
             early.discard(last)
         self._last[source] = last
+
+    def ranges(self) -> dict[str, list[list[int]]]:
+        """Give all numbers of each source as ranges, both ends included."""
+        return {source: _ranges(self._last[source], early) for source, early in sorted(self._early.items())}
+
+    def resume(self, ranges: Mapping[str, Sequence[Sequence[int]]]) -> None:
+        """Go on after the numbers that `ranges` gave."""
+        for source, held in ranges.items():
+            whole = [last for first, last in held if first == 1]
+            self._last[source] = max(whole, default=0)
+            self._early[source] = {number for first, last in held if first > 1 for number in range(first, last + 1)}
 
     def gap(self) -> str:
         """Say what is missing; empty when nothing is."""
@@ -109,13 +145,24 @@ class Numbers:
         return ""
 
 
+def _ranges(last: int, early: Iterable[int]) -> list[list[int]]:
+    found = [[1, last]] if last else []
+    for number in sorted(early):
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return found
+
+
 class Walk:
     """Takes the entries of one log in order; each must fit its leaf, its place and the entry before it."""
 
-    def __init__(self, log_id: str) -> None:
-        self.tree = Frontier()
+    def __init__(self, log_id: str, *, tree: Frontier | None = None, loads: Callable[[str], Any] = json.loads) -> None:
+        self.tree = tree or Frontier()
         self.last_leaf = GENESIS
         self._log_id = log_id
+        self._loads = loads
         self._recorded_at = ""
         self._numbers = Numbers()
 
@@ -126,44 +173,55 @@ class Walk:
 
     def take(self, seq: int, body: str, leaf: str) -> dict[str, Any]:
         """Take one entry and give its content, or raise Bad."""
-        if seq != self.size:
+        if seq != self.tree.size:
             raise Bad("tampered", f"entry {self.size} is missing: entry {seq} comes in its place")
         computed = leaf_hash(body)
-        envelope = _envelope(seq, body)
-        where = f"entry {seq} (event {envelope.get('event_id', '?')})"
+        envelope = self._envelope(seq, body)
         if computed.hex() != leaf:
-            raise Bad("tampered", f"{where}: its body does not have its leaf hash")
+            raise _wrong(seq, envelope, "its body does not have its leaf hash")
         if envelope.get("seq") != seq or envelope.get("log_id") != self._log_id:
-            raise Bad("tampered", f"{where}: its body belongs elsewhere")
+            raise _wrong(seq, envelope, "its body belongs elsewhere")
         if envelope.get("prev_hash") != self.last_leaf:
-            raise Bad("tampered", f"{where}: it does not follow the entry before it")
-        if str(envelope.get("recorded_at", "")) <= self._recorded_at:
-            raise Bad("tampered", f"{where}: it was recorded before the entry before it")
-        self._recorded_at = str(envelope["recorded_at"])
+            raise _wrong(seq, envelope, "it does not follow the entry before it")
+        recorded_at = str(envelope.get("recorded_at", ""))
+        if recorded_at <= self._recorded_at:
+            raise _wrong(seq, envelope, "it was recorded before the entry before it")
+        self._recorded_at = recorded_at
         self.last_leaf = leaf
         self.tree.push(computed)
-        self._note(envelope, where)
+        try:
+            self._numbers.take(str(envelope.get("source")), int(envelope.get("source_seq", 0)))
+        except Bad as bad:
+            raise _wrong(seq, envelope, bad.text, bad.verdict) from None
         return envelope
+
+    def resume(self, left: Iterable[Sequence[Any]], last_leaf: str, sources: Mapping[str, Any]) -> None:
+        """Begin after a month that left the log: with the tree over what came before, its last leaf and its numbers."""
+        for height, value in left:
+            push(self.tree, height, value)
+        self.last_leaf = last_leaf
+        self._numbers.resume(sources)
+
+    def sources(self) -> dict[str, list[list[int]]]:
+        """Give the numbers that each source has given so far, as ranges."""
+        return self._numbers.ranges()
 
     def gap(self) -> str:
         """Say which number of which source is missing; empty when none is."""
         return self._numbers.gap()
 
-    def _note(self, envelope: Mapping[str, Any], where: str) -> None:
+    def _envelope(self, seq: int, body: str) -> dict[str, Any]:
         try:
-            self._numbers.take(str(envelope.get("source")), int(envelope.get("source_seq", 0)))
-        except Bad as bad:
-            raise Bad(bad.verdict, f"{where}: {bad.text}") from None
+            envelope = self._loads(body)
+        except ValueError:
+            envelope = None
+        if not isinstance(envelope, dict):
+            raise Bad("tampered", f"entry {seq}: its body is no JSON object")
+        return envelope
 
 
-def _envelope(seq: int, body: str) -> dict[str, Any]:
-    try:
-        envelope = json.loads(body)
-    except ValueError:
-        envelope = None
-    if not isinstance(envelope, dict):
-        raise Bad("tampered", f"entry {seq}: its body is no JSON object")
-    return envelope
+def _wrong(seq: int, envelope: Mapping[str, Any], text: str, verdict: str = "tampered") -> Bad:
+    return Bad(verdict, f"entry {seq} (event {envelope.get('event_id', '?')}): {text}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +259,7 @@ class Checkpoint:
         stated = [f"{origin}/{self.log_id}", str(self.size), base64.b64encode(self.root).decode()]
         if lines[:3] != stated or len(lines) != 5 or lines[4]:
             raise Bad("tampered", f"the checkpoint over {self.size} entries does not say what was signed")
-        if not any(_signed(key, self.signature, self.note) for key in keys):
+        if not any(signed(key, self.signature, self.note) for key in keys):
             raise Bad("tampered", f"the checkpoint over {self.size} entries is not signed by a trusted key")
 
     @property
@@ -210,9 +268,47 @@ class Checkpoint:
         return self.note.split("\n")[3]
 
 
+@dataclass(frozen=True, slots=True)
+class Cosignature:
+    """What a witness adds to a checkpoint that grew out of the one that it signed before."""
+
+    witness: str
+    seconds: int
+    signature: bytes
+    public_key: bytes
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "Cosignature":
+        """Read the object of an export, or of a witness's own file, which also has its name."""
+        _only(values, {"witness", "time", "signature", "public_key"})
+        try:
+            return cls(
+                witness=str(values.get("witness", "a witness")),
+                seconds=int(values["time"]),
+                signature=_unbase64(values["signature"]),
+                public_key=_unbase64(values["public_key"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise Bad("tampered", f"the cosignature is malformed: {error!r}") from None
+
+    def holds(self, note: str) -> bool:
+        """Tell whether its key signed this note at its time."""
+        return signed(self.public_key, self.signature, compose_cosignature(note, self.seconds))
+
+
 def compose_note(*, origin: str, log_id: str, size: int, root: bytes, signed_at: str) -> str:
     """Write the text that is signed (C2SP tlog-checkpoint, the time as its extension line)."""
     return f"{origin}/{log_id}\n{size}\n{base64.b64encode(root).decode()}\n{signed_at}\n"
+
+
+def compose_head(*, origin: str, log_id: str, size: int, root: bytes) -> str:
+    """Write what a leaf of the super-log states: that a log has so many entries with this root."""
+    return f"{origin}/{log_id}\n{size}\n{base64.b64encode(root).decode()}\n"
+
+
+def compose_cosignature(note: str, seconds: int) -> str:
+    """Write the text that a witness signs (C2SP tlog-cosignature)."""
+    return f"cosignature/v1\ntime {seconds}\n{note}"
 
 
 def _unhex(text: str) -> bytes:
@@ -231,7 +327,8 @@ def _unbase64(text: str) -> bytes:
     return value
 
 
-def _signed(key: bytes, signature: bytes, note: str) -> bool:
+def signed(key: bytes, signature: bytes, note: str) -> bool:
+    """Tell whether this key signed this text (Ed25519)."""
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, note.encode())
     except (InvalidSignature, ValueError):
@@ -284,6 +381,55 @@ def extends(*, old_size: int, old_root: bytes, size: int, root: bytes, hashes: S
 
 
 @dataclass(frozen=True, slots=True)
+class Covering:
+    """How the super-log, which lists the heads of all logs, covers one."""
+
+    seq: int
+    size: int
+    root: bytes
+    hashes: Sequence[bytes]
+    checkpoint: Checkpoint
+    cosignatures: Sequence[Cosignature]
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "Covering":
+        """Read the object of an export's last line."""
+        try:
+            head = values["head"]
+            _only(values, {"head", "hashes", "checkpoint", "cosignatures"})
+            _only(head, {"seq", "size", "root_hash"})
+            _only(values["checkpoint"], CHECKPOINT_NAMES)
+            return cls(
+                seq=int(head["seq"]),
+                size=int(head["size"]),
+                root=_unhex(head["root_hash"]),
+                hashes=[_unhex(text) for text in values["hashes"]],
+                checkpoint=Checkpoint.read(values["checkpoint"]),
+                cosignatures=[Cosignature.read(value) for value in values["cosignatures"]],
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise Bad("tampered", f"what the super-log says of the log is malformed: {error!r}") from None
+
+    def check(self, log_id: str, *, keys: Iterable[bytes], origin: str) -> None:
+        """Raise Bad unless one of the keys signed a super-log that lists the log so."""
+        if self.checkpoint.log_id.partition("/")[0] != "super":
+            raise Bad("tampered", "the checkpoint over all logs is of another log")
+        self.checkpoint.check(keys=keys, origin=origin)
+        head = leaf_hash(compose_head(origin=origin, log_id=log_id, size=self.size, root=self.root))
+        place = {"index": self.seq, "size": self.checkpoint.size}
+        if not includes(leaf=head, hashes=self.hashes, root=self.checkpoint.root, **place):
+            raise Bad("tampered", f"the checkpoint over all logs does not cover {self.size} entries of this log")
+        for cosignature in self.cosignatures:
+            if not cosignature.holds(self.checkpoint.note):
+                raise Bad("tampered", f"{cosignature.witness} did not sign the checkpoint over all logs")
+
+    def witnessed(self, keys: Iterable[bytes]) -> Cosignature | None:
+        """Give the cosignature of a witness whose key is known."""
+        known = set(keys)
+        return next((each for each in self.cosignatures if each.public_key in known), None)
+
+
+@dataclass(frozen=True, slots=True)
 class Anchors:
     """What the reader holds that did not come with the file."""
 
@@ -291,8 +437,12 @@ class Anchors:
     checkpoints: Sequence[Checkpoint] = ()
     """Checkpoints seen earlier; the file must contain what they cover."""
     receipts: Mapping[int, str] = field(default_factory=dict)
-    """Position and leaf hash of entries, as an emitter keeps them."""
+    """Position and leaf hash of entries of the file's log, as an emitter keeps them."""
+    log_receipts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """The same of many logs, by log; those of others than the file's are passed over."""
     origin: str = ORIGIN
+    witness_keys: Sequence[bytes] = ()
+    """Keys of witnesses: one of them must have signed what covers the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,9 +460,13 @@ def verify(
 ) -> Result:
     """Verify an export, line by line, in memory that does not grow with it."""
     anchors = anchors or Anchors()
-    export = _Export(anchors)
+    export: _Export | _Archive | _Selection = _Export(anchors)
     try:
         for value in _values(lines):
+            if not export.begun and value.get("format") in (INCLUSION, CONSISTENCY):
+                return verify_proof(value, anchors)
+            if not export.begun and value.get("format") in _KINDS:
+                export = _KINDS[value["format"]](anchors)
             export.take(value)
             progress(export.size)
         return export.end()
@@ -330,6 +484,13 @@ class _Export:
         self._log_id = ""
         self._origin = ""
         self._checkpoint: Checkpoint | None = None
+        self._resume: Mapping[str, Any] | None = None
+        self._covering: Covering | None = None
+        self._receipts: Mapping[int, str] = {}
+
+    @property
+    def begun(self) -> bool:
+        return self._walk is not None
 
     @property
     def size(self) -> int:
@@ -342,8 +503,8 @@ class _Export:
             raise Bad("tampered", "something follows the checkpoint, which is the last line of an export")
         elif "checkpoint" in value:
             self._checkpoint = Checkpoint.read(value["checkpoint"])
-            if unknown := value["checkpoint"].keys() - CHECKPOINT_NAMES:
-                raise Bad("tampered", f"the checkpoint has a field that no export has: {min(unknown)!r}")
+            _only(value, {"checkpoint"})
+            _only(value["checkpoint"], CHECKPOINT_NAMES)
         else:
             self._entry(self._walk, value)
 
@@ -353,6 +514,9 @@ class _Export:
         if self._checkpoint is None:
             raise Bad("incomplete", f"the file ends after {self.size} entries, before its checkpoint")
         self._compare(self._walk, self._checkpoint)
+        if self._resume is not None:
+            begin = self._resume["begin"]
+            raise Bad("incomplete", f"the entries before {begin} are not here, and no manifest vouches for them")
         if gap := self._walk.gap():
             raise Bad("incomplete", gap)
         return self._answer(self._checkpoint)
@@ -362,33 +526,47 @@ class _Export:
             raise Bad("incomplete", f"the first line is not the header of an export ({FORMAT})")
         self._log_id = str(header.get("log_id"))
         self._origin = str(header.get("origin"))
-        for held in self._anchors.checkpoints:
-            held.check(keys=self._anchors.public_keys or [held.public_key], origin=self._anchors.origin)
-            if held.log_id != self._log_id:
-                raise Bad("tampered", f"the file is of the log {self._log_id}, the held checkpoint of {held.log_id}")
+        anchors = self._anchors
+        _check_held(anchors, self._log_id)
+        self._receipts = {**anchors.receipts, **anchors.log_receipts.get(self._log_id, {})}
+        if "super" in header:
+            self._covering = Covering.read(header["super"])
+            keys = _trusted(anchors) or [self._covering.checkpoint.public_key]
+            self._covering.check(self._log_id, keys=keys, origin=anchors.origin)
         self._walk = Walk(self._log_id)
+        if (resume := header.get("resume")) is not None:
+            self._resume = resume
+            _resume(self._walk, resume)
+            if early := [held.size for held in anchors.checkpoints if held.size < self._walk.size]:
+                begin = self._walk.size
+                raise Bad("unanchored", f"the file begins at entry {begin}, after the {early[0]} that are held")
 
     def _entry(self, walk: Walk, value: Mapping[str, Any]) -> None:
         seq, body, leaf = value.get("seq"), value.get("body"), value.get("leaf")
         if not isinstance(seq, int) or not isinstance(body, str) or not isinstance(leaf, str):
             raise Bad("tampered", f"the line of entry {walk.size} is malformed")
-        walk.take(seq, body, leaf)
-        if self._anchors.receipts.get(seq, leaf) != leaf:
+        envelope = walk.take(seq, body, leaf)
+        check_openings(seq, envelope, value)
+        if self._resume is not None and _vouches(envelope, self._resume):
+            self._resume = None
+        if self._receipts.get(seq, leaf) != leaf:
             raise Bad("tampered", f"entry {seq} is not the one that its emitter has a receipt for")
-        held = self._held.get(walk.size)
-        if held is not None and held.root != walk.tree.root():
-            raise Bad("tampered", f"an entry before {walk.size} is not what the held checkpoint of that size covers")
+        size = walk.size
+        if size in self._held and self._held[size].root != walk.tree.root():
+            raise Bad("tampered", f"an entry before {size} is not what the held checkpoint of that size covers")
+        if self._covering is not None and size == self._covering.size and self._covering.root != walk.tree.root():
+            raise Bad("tampered", f"an entry before {size} is not what the checkpoint over all logs covers")
 
     def _compare(self, walk: Walk, checkpoint: Checkpoint) -> None:
-        trusted = self._anchors.public_keys or [held.public_key for held in self._anchors.checkpoints]
-        checkpoint.check(keys=trusted or [checkpoint.public_key], origin=self._anchors.origin)
-        if not _signed(checkpoint.public_key, checkpoint.signature, checkpoint.note):
+        checkpoint.check(keys=_trusted(self._anchors) or [checkpoint.public_key], origin=self._anchors.origin)
+        if not signed(checkpoint.public_key, checkpoint.signature, checkpoint.note):
             raise Bad("tampered", "the public key beside the checkpoint is not the one that signed it")
         if checkpoint.log_id != self._log_id:
             raise Bad("tampered", f"the checkpoint is of the log {checkpoint.log_id}")
         if self._origin != self._anchors.origin:
             raise Bad("tampered", f"the header names the origin {self._origin}, the signed note {self._anchors.origin}")
-        covered = max([checkpoint.size, *self._held, *(seq + 1 for seq in self._anchors.receipts)])
+        listed = self._covering.size if self._covering is not None else 0
+        covered = max([checkpoint.size, listed, *self._held, *(seq + 1 for seq in self._receipts)])
         if covered > walk.size:
             raise Bad("incomplete", f"{covered} entries are known to exist and the file has {walk.size}")
         if checkpoint.size < walk.size:
@@ -402,10 +580,315 @@ class _Export:
         own = base64.b64encode(key).decode()
         anchors = [f"the given public key {own}"] if self._anchors.public_keys else []
         anchors += [f"the held checkpoint over {c.size} entries, signed {c.signed_at}" for c in self._held.values()]
+        if self._anchors.witness_keys:
+            anchors.append(self._witnessed(checkpoint, alone=not anchors))
         if anchors:
             return Result("ok", f"{what}; anchored by {' and '.join(anchors)}", checkpoint.size, key)
         text = f"{what} by {own}: nothing outside the file vouches for this key; confirm it and give --public-key"
         return Result("unanchored", text, checkpoint.size, key)
+
+    def _witnessed(self, checkpoint: Checkpoint, *, alone: bool) -> str:
+        """Say what a witness with a known key has seen of the log; Bad when none has, or too little to count alone."""
+        covering = self._covering
+        cosignature = covering.witnessed(self._anchors.witness_keys) if covering is not None else None
+        if covering is None or cosignature is None:
+            raise Bad("unanchored", "no witness whose key was given has signed what covers this file")
+        if alone and covering.size < checkpoint.size:
+            raise Bad("unanchored", f"the witness has seen {covering.size} of {checkpoint.size} entries")
+        moment = datetime.fromtimestamp(cosignature.seconds, UTC)
+        key = base64.b64encode(cosignature.public_key).decode()
+        return f"the witness {key}, which had seen {covering.size} entries by {moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def verify_proof(value: Mapping[str, Any], anchors: Anchors) -> Result:
+    """Verify a proof that `triptych audit prove` wrote: that an entry is in a log, or that a log only grew."""
+    try:
+        included = value.get("format") == INCLUSION
+        return _verify_inclusion(value, anchors) if included else _verify_consistency(value, anchors)
+    except Bad as bad:
+        return Result(bad.verdict, bad.text)
+    except (KeyError, TypeError, ValueError) as error:
+        return Result("tampered", f"the proof is malformed: {error!r}")
+
+
+def _verify_inclusion(value: Mapping[str, Any], anchors: Anchors) -> Result:
+    _only(value, {"format", "origin", "log_id", "seq", "body", "leaf", "hashes", "checkpoint"})
+    checkpoint, seq, body = Checkpoint.read(value["checkpoint"]), int(value["seq"]), str(value["body"])
+    leaf = leaf_hash(body)
+    envelope = json.loads(body)
+    if leaf.hex() != value["leaf"]:
+        raise Bad("tampered", f"entry {seq}: its body does not have its leaf hash")
+    if envelope["seq"] != seq or envelope["log_id"] != value["log_id"] or checkpoint.log_id != value["log_id"]:
+        raise Bad("tampered", f"entry {seq}: its body belongs elsewhere")
+    receipts = {**anchors.receipts, **anchors.log_receipts.get(checkpoint.log_id, {})}
+    if receipts.get(seq, value["leaf"]) != value["leaf"]:
+        raise Bad("tampered", f"entry {seq} is not the one that its emitter has a receipt for")
+    hashes = [_unhex(text) for text in value["hashes"]]
+    if not includes(leaf=leaf, index=seq, size=checkpoint.size, hashes=hashes, root=checkpoint.root):
+        raise Bad("tampered", f"entry {seq} is not among the {checkpoint.size} entries that were signed")
+    what = f"entry {seq} (event {envelope['event_id']}) of log {checkpoint.log_id} is among {checkpoint.size} entries"
+    return _proven(what, checkpoint, value, anchors)
+
+
+def _verify_consistency(value: Mapping[str, Any], anchors: Anchors) -> Result:
+    names = {"format", "origin", "log_id", "old_size", "old_root_hash", "size", "root_hash", "hashes", "checkpoint"}
+    _only(value, names)
+    checkpoint = Checkpoint.read(value["checkpoint"])
+    old_size, size = int(value["old_size"]), int(value["size"])
+    old_root, root = _unhex(value["old_root_hash"]), _unhex(value["root_hash"])
+    hashes = [_unhex(text) for text in value["hashes"]]
+    if checkpoint.log_id != value["log_id"] or (checkpoint.size, checkpoint.root) != (size, root):
+        raise Bad("tampered", f"the checkpoint is not over the {size} entries that the proof is about")
+    if not extends(old_size=old_size, old_root=old_root, size=size, root=root, hashes=hashes):
+        raise Bad("tampered", f"the log of {size} entries does not begin with the {old_size} of the older root")
+    for held in anchors.checkpoints:
+        if held.size == old_size and held.root != old_root:
+            raise Bad("tampered", f"the older root is not that of the held checkpoint over {old_size} entries")
+    what = f"log {checkpoint.log_id} of {size} entries begins with the {old_size} entries of the older root"
+    return _proven(what, checkpoint, value, anchors, old_size)
+
+
+def _proven(what: str, checkpoint: Checkpoint, value: Mapping[str, Any], anchors: Anchors, old_size: int = 0) -> Result:
+    """Say what anchors a proof that holds."""
+    _only(value["checkpoint"], CHECKPOINT_NAMES)
+    _check_held(anchors, checkpoint.log_id)
+    checkpoint.check(keys=_trusted(anchors) or [checkpoint.public_key], origin=anchors.origin)
+    if not signed(checkpoint.public_key, checkpoint.signature, checkpoint.note) or value["origin"] != anchors.origin:
+        raise Bad("tampered", "the key or the origin beside the checkpoint is not that of its signature")
+    what = f"{what}, signed {checkpoint.signed_at}"
+    known = [held for held in anchors.checkpoints if held.size in (old_size, checkpoint.size)]
+    if any(held.size == checkpoint.size and held.root != checkpoint.root for held in known):
+        raise Bad("tampered", f"the held checkpoint over {checkpoint.size} entries has another root")
+    if anchors.public_keys or known:
+        by = "the given public key" if anchors.public_keys else f"the held checkpoint over {known[0].size} entries"
+        return Result("ok", f"{what}; anchored by {by}", checkpoint.size, checkpoint.public_key)
+    own = base64.b64encode(checkpoint.public_key).decode()
+    text = f"{what} by {own}: nothing outside the file vouches for this key; confirm it and give --public-key"
+    return Result("unanchored", text, checkpoint.size, checkpoint.public_key)
+
+
+def _check_held(anchors: Anchors, log_id: str) -> None:
+    for held in anchors.checkpoints:
+        held.check(keys=anchors.public_keys or [held.public_key], origin=anchors.origin)
+        if held.log_id != log_id:
+            raise Bad("tampered", f"the file is of the log {log_id}, the held checkpoint of {held.log_id}")
+
+
+def _trusted(anchors: Anchors) -> Sequence[bytes]:
+    """Give the keys that may have signed: those that were given, else those of held checkpoints."""
+    return anchors.public_keys or [held.public_key for held in anchors.checkpoints]
+
+
+def _only(value: Mapping[str, Any], names: Collection[str]) -> None:
+    if unknown := value.keys() - set(names):
+        raise Bad("tampered", f"the file has a field that no service writes: {min(unknown)!r}")
+
+
+def _resume(walk: Walk, resume: Mapping[str, Any]) -> None:
+    try:
+        walk.resume(resume["left"], str(resume["last_leaf"]), resume["sources"])
+        begin = int(resume["begin"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Bad("tampered", f"what came before the first entry is malformed: {error!r}") from None
+    if begin != walk.size or not begin:
+        raise Bad("tampered", f"the tree before the first entry has {walk.size} entries, and the header says {begin}")
+
+
+def _vouches(envelope: Mapping[str, Any], resume: Mapping[str, Any]) -> bool:
+    """Tell whether an entry is the manifest of the last month that left the log."""
+    if (envelope.get("source"), envelope.get("action")) != ("audit", RETIRE):
+        return False
+    stated = {"begin": "end_seq", "last_leaf": "last_leaf", "sources": "sources"}
+    return all(envelope["payload"].get(there) == resume.get(here) for here, there in stated.items())
+
+
+def check_openings(seq: int, envelope: Mapping[str, Any], value: Mapping[str, Any]) -> None:
+    """Raise Bad unless each personal value beside an entry is the one that its body commits to."""
+    for opening in value.get("openings", ()):
+        path = str(opening.get("path"))
+        if _at(envelope.get("payload"), path) != {"$c": _commitment(opening)}:
+            raise Bad("tampered", f"entry {seq}: the personal value at {path} is not the one that it commits to")
+
+
+def _commitment(opening: Mapping[str, Any]) -> str:
+    """Hash salt and value. These values have no fractions, so sorted names and UTF-8 are the canonical form."""
+    text = json.dumps(opening.get("value"), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(_unbase64(str(opening.get("salt"))) + text.encode()).hexdigest()
+
+
+def _at(value: Any, path: str) -> Any:
+    """Give what a JSON Pointer leads to, or None."""
+    for token in path.split("/")[1:]:
+        name = token.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, dict):
+            value = value.get(name)
+        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return None
+    return value
+
+
+class _Signed(ABC):
+    """What archives and selections have in common: the header holds the checkpoint that all is proven under."""
+
+    def __init__(self, anchors: Anchors) -> None:
+        self.size = 0
+        self.checkpoint: Checkpoint
+        self._anchors = anchors
+        self._header: Mapping[str, Any] | None = None
+        self._count: int | None = None
+        self._last = -1
+
+    @property
+    def begun(self) -> bool:
+        return self._header is not None
+
+    def take(self, value: Mapping[str, Any]) -> None:
+        if self._count is not None:
+            raise Bad("tampered", "something follows the number of entries, which is the last line")
+        try:
+            if self._header is None:
+                self._header = value
+                self.checkpoint = Checkpoint.read(value.get("checkpoint", {}))
+                self._check(str(value.get("log_id")), str(value.get("origin")))
+                self._begin(value)
+            elif value.keys() == {"entries"}:
+                self._count = value["entries"]
+            else:
+                self._entry(value)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Bad("tampered", f"the line after entry {self._last} is malformed: {error!r}") from None
+
+    def end(self) -> Result:
+        if self._header is None or self._count is None:
+            raise Bad("incomplete", f"the file ends after {self.size} entries, before their number")
+        if self._count != self.size:
+            raise Bad("incomplete", f"the file should have {self._count} entries and has {self.size}")
+        try:
+            return self._end(self._header)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Bad("tampered", f"the header is malformed: {error!r}") from None
+
+    def _check(self, log_id: str, origin: str) -> None:
+        anchors, checkpoint = self._anchors, self.checkpoint
+        checkpoint.check(keys=_trusted(anchors) or [checkpoint.public_key], origin=anchors.origin)
+        if not signed(checkpoint.public_key, checkpoint.signature, checkpoint.note):
+            raise Bad("tampered", "the public key beside the checkpoint is not the one that signed it")
+        if (checkpoint.log_id, anchors.origin) != (log_id, origin):
+            stated = f"{anchors.origin}/{checkpoint.log_id}"
+            raise Bad("tampered", f"the header names {origin}/{log_id}, the signed note {stated}")
+        _check_held(anchors, log_id)
+        if any(held.size == checkpoint.size and held.root != checkpoint.root for held in anchors.checkpoints):
+            raise Bad("tampered", "the held checkpoint of the same size has another root")
+
+    def _answer(self, what: str) -> Result:
+        key = self.checkpoint.public_key
+        own = base64.b64encode(key).decode()
+        signing = f"under {self.checkpoint.size} entries signed {self.checkpoint.signed_at}"
+        text = f"{what} of log {self.checkpoint.log_id}, {signing}"
+        if self._anchors.public_keys or self._anchors.checkpoints:
+            return Result("ok", f"{text}; anchored by the key {own}", self.size, key)
+        problem = "nothing outside the file vouches for this key; confirm it and give --public-key"
+        return Result("unanchored", f"{text} by {own}: {problem}", self.size, key)
+
+    @abstractmethod
+    def _begin(self, header: Mapping[str, Any]) -> None: ...
+
+    @abstractmethod
+    def _entry(self, value: Mapping[str, Any]) -> None: ...
+
+    @abstractmethod
+    def _end(self, header: Mapping[str, Any]) -> Result: ...
+
+
+class _Archive(_Signed):
+    """A month that left the log. The tree before it, its leaves and the tree after it make the signed root."""
+
+    def __init__(self, anchors: Anchors) -> None:
+        super().__init__(anchors)
+        self._tree = Frontier()
+        self._last_leaf = ""
+        self._leaves = hashlib.sha256()
+        self._stated: Mapping[str, Any] = {}
+
+    def _end(self, header: Mapping[str, Any]) -> Result:
+        if self._tree.size != header["end"]:
+            raise Bad("incomplete", f"the archive goes up to entry {self._tree.size} of {header['end']}")
+        if self._last_leaf != self._stated.get("last_leaf"):
+            raise Bad("tampered", "the last entry is not the one that the manifest names")
+        for height, value in header["right"]:
+            push(self._tree, height, value)
+        if (self._tree.size, self._tree.root()) != (self.checkpoint.size, self.checkpoint.root):
+            raise Bad("tampered", "the entries are not those that the checkpoint was signed over")
+        name = header["retention_class"]
+        stated = self._stated["classes"].get(name, {})
+        if stated != {"entries": self.size, "sha256": self._leaves.hexdigest()}:
+            raise Bad("tampered", f"the manifest has {stated.get('entries')} entries of class {name}, and not these")
+        return self._answer(f"{self.size} entries of class {name} and month {header['month']}")
+
+    def _begin(self, header: Mapping[str, Any]) -> None:
+        for height, value in header["left"]:
+            push(self._tree, height, value)
+        manifest = header["manifest"]
+        envelope = json.loads(manifest["body"])
+        self._stated, self._last_leaf = envelope["payload"], str(header["prev_hash"])
+        self._last = header["begin"] - 1
+        path = [_unhex(value) for value in manifest["hashes"]]
+        proven = includes(
+            leaf=leaf_hash(manifest["body"]), index=manifest["seq"], size=self.checkpoint.size, hashes=path,
+            root=self.checkpoint.root,
+        )  # fmt: skip
+        if not proven or (envelope.get("source"), envelope.get("action")) != ("audit", RETIRE):
+            raise Bad("tampered", "the manifest in the archive is not in the log")
+        names = {"month": "month", "begin": "begin_seq", "end": "end_seq", "prev_hash": "first_prev_hash"}
+        for here, there in names.items():
+            if header.get(here) != self._stated.get(there):
+                raise Bad("tampered", f"the header and the manifest differ: {here} is not {there}")
+        if self._tree.size != header["begin"]:
+            raise Bad("tampered", f"the tree before the month has {self._tree.size} entries, not {header['begin']}")
+
+    def _entry(self, value: Mapping[str, Any]) -> None:
+        seq, leaf, body = value.get("seq"), value.get("leaf"), value.get("body")
+        if seq != self._tree.size or not isinstance(leaf, str) or not isinstance(body, str | None):
+            raise Bad("tampered", f"entry {self._tree.size} is missing or malformed: {seq} comes in its place")
+        if body is not None:
+            if leaf_hash(body).hex() != leaf:
+                raise Bad("tampered", f"entry {seq}: its body does not have its leaf hash")
+            if json.loads(body).get("prev_hash") != self._last_leaf:
+                raise Bad("tampered", f"entry {seq}: it does not follow the entry before it")
+            self.size += 1
+            self._leaves.update(f"{leaf}\n".encode())
+        if self._anchors.receipts.get(self._tree.size, leaf) != leaf:
+            raise Bad("tampered", f"entry {seq} is not the one that its emitter has a receipt for")
+        push(self._tree, 0, leaf)
+        self._last_leaf, self._last = leaf, self._tree.size - 1
+
+
+class _Selection(_Signed):
+    """Entries that a filter chose, each with its proof. That none was left out cannot be seen from it."""
+
+    def _end(self, header: Mapping[str, Any]) -> Result:
+        return self._answer(f"{self.size} entries, selected by {json.dumps(header.get('filter', {}))},")
+
+    def _begin(self, header: Mapping[str, Any]) -> None:
+        """Nothing more is in the header that proves anything."""
+
+    def _entry(self, value: Mapping[str, Any]) -> None:
+        seq, body, hashes = value.get("seq"), value.get("body"), value.get("hashes")
+        if not isinstance(seq, int) or not isinstance(body, str) or not isinstance(hashes, list) or seq <= self._last:
+            raise Bad("tampered", f"the line after entry {self._last} is malformed, or out of order")
+        leaf = leaf_hash(body)
+        path = [_unhex(str(each)) for each in hashes]
+        size, root = self.checkpoint.size, self.checkpoint.root
+        if leaf.hex() != value.get("leaf") or not includes(leaf=leaf, index=seq, size=size, hashes=path, root=root):
+            raise Bad("tampered", f"entry {seq} is not in the log that the checkpoint was signed over")
+        check_openings(seq, json.loads(body), value)
+        self._last = seq
+        self.size += 1
+
+
+_KINDS: dict[str, type[_Archive] | type[_Selection]] = {ARCHIVE: _Archive, SELECTION: _Selection}
 
 
 def _values(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -427,10 +910,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint.read(value.get("checkpoint", value))
 
 
-def read_receipts(path: Path) -> dict[int, str]:
-    """Read receipts, one JSON object per line: {"seq": 7, "leaf_hash": "…"}."""
-    values = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return {int(value["seq"]): str(value["leaf_hash"]) for value in values}
+def read_receipts(path: Path) -> dict[str, dict[int, str]]:
+    """Read receipts, one JSON object per line: {"log_id": "…", "seq": 7, "leaf_hash": "…"}; by log, "" without one."""
+    found: dict[str, dict[int, str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            value = json.loads(line)
+            found.setdefault(str(value.get("log_id", "")), {})[int(value["seq"])] = str(value["leaf_hash"])
+    return found
 
 
 def refuse_itself(file: Path, checkpoints: Iterable[Path]) -> None:
@@ -441,16 +928,31 @@ def refuse_itself(file: Path, checkpoints: Iterable[Path]) -> None:
 
 
 def read_anchors(
-    public_keys: Iterable[str], checkpoints: Iterable[Path], receipts: Iterable[Path], origin: str = ORIGIN
+    public_keys: Iterable[str] = (),
+    checkpoints: Iterable[Path] = (),
+    receipts: Iterable[Path] = (),
+    origin: str = ORIGIN,
+    witness_keys: Iterable[str] = (),
 ) -> Anchors:
     """Read what the command line names; OSError, ValueError or Bad when it cannot be used."""
-    held: dict[int, str] = {}
+    held: dict[str, dict[int, str]] = {}
     for path in receipts:
-        held |= read_receipts(path)
-    keys = [base64.b64decode(key, validate=True) for key in public_keys]
-    for key in keys:
-        Ed25519PublicKey.from_public_bytes(key)
-    return Anchors(keys, [read_checkpoint(path) for path in checkpoints], held, origin)
+        for log_id, found in read_receipts(path).items():
+            held.setdefault(log_id, {}).update(found)
+    return Anchors(
+        public_keys=[_public_key(text) for text in public_keys],
+        checkpoints=[read_checkpoint(path) for path in checkpoints],
+        receipts=held.pop("", {}),
+        log_receipts=held,
+        origin=origin,
+        witness_keys=[_public_key(text) for text in witness_keys],
+    )
+
+
+def _public_key(text: str) -> bytes:
+    key = base64.b64decode(text, validate=True)
+    Ed25519PublicKey.from_public_bytes(key)
+    return key
 
 
 class _Parser(argparse.ArgumentParser):
@@ -462,17 +964,20 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
-    parser = _Parser(description="Verify an export of the audit log offline.")
-    parser.add_argument("file", type=Path, help="what ExportEvents gave")
+    parser = _Parser(prog="audit-verify", description="Verify an export of the audit log, or a proof, offline.")
+    parser.add_argument("file", type=Path, help="what `triptych audit export` or `prove` wrote")
     parser.add_argument("--public-key", action="append", default=[], help="key of the log, base64; may be repeated")
+    parser.add_argument("--witness-key", action="append", default=[], help="key of a witness, base64; may be repeated")
     parser.add_argument("--checkpoint", action="append", default=[], type=Path, help="a checkpoint kept earlier")
     parser.add_argument("--receipts", action="append", default=[], type=Path, help="receipts that emitters kept")
     parser.add_argument("--origin", default=ORIGIN, help=f"first part of the log's name ({ORIGIN})")
     given = parser.parse_args(arguments)
     try:
         refuse_itself(given.file, given.checkpoint)
-        anchors = read_anchors(given.public_key, given.checkpoint, given.receipts, given.origin)
+        anchors = read_anchors(given.public_key, given.checkpoint, given.receipts, given.origin, given.witness_key)
         with given.file.open("rb") as lines:
+            if lines.peek(4)[:4] == ZSTD:
+                parser.error(f"{given.file} is compressed: give what `zstd -d {given.file}` makes of it")
             result = verify(lines, anchors)
     except (OSError, ValueError, KeyError, Bad) as error:
         parser.error(f"cannot be used: {error}")

@@ -6,6 +6,7 @@ import orjson
 from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, Table, Text, Uuid, func, insert, select, update
 
 from services.kit import calls, outbox, updates
+from services.kit.changes import Change
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import AlreadyExists, InvalidArgument, NotFound
 from services.kit.paging import Page
@@ -57,7 +58,7 @@ _insert = Statement(insert(table).values(**params("tenant_id name description re
 _revise = Statement(insert(_revisions).values(**params("policy_id source_revision tenant_id rego digest created_by")))
 _get = Statement(select(table).where(table.c.id == param("id")))
 _lock = Statement(select(table).where(table.c.id == param("id")).with_for_update())
-_update = Statement(
+_update = Change(
     update(table)
     .where(table.c.id == param("policy_id"))
     .values(
@@ -65,7 +66,8 @@ _update = Statement(
         revision=table.c.revision + 1,
         update_time=func.now(),
     )
-    .returning(*table.c)
+    .returning(*table.c),
+    kind="policy",
 )
 
 
@@ -151,20 +153,23 @@ async def change(tx: Transaction, request: pb.UpdatePolicyRequest) -> pb.UpdateP
     updates.check_etag(request.policy.etag, row["revision"])
     merged = updates.merge(_wire(row), request.policy, request.update_mask, UPDATABLE)
     renewed = merged.rego != row["rego"]
-    changed = await tx.only(
-        _update,
+    merged.revision = row["source_revision"] + renewed
+    merged.digest = _digest(merged.rego)
+    merged.etag = updates.etag(row["revision"] + 1)
+    merged.ClearField("update_time")  # it is that of the event
+    changed = await _update.only(
+        tx,
+        merged,
         policy_id=row["id"],
         description=merged.description,
         rego=merged.rego,
-        source_revision=row["source_revision"] + renewed,
-        digest=_digest(merged.rego),
+        source_revision=merged.revision,
+        digest=merged.digest,
         active=merged.active,
     )
     if renewed:
         await _keep(tx, changed)
-    policy = _wire(changed)
-    await outbox.record(tx, f"policy:{policy.id}", policy)
-    return pb.UpdatePolicyResponse(policy=policy)
+    return pb.UpdatePolicyResponse(policy=_wire(changed))
 
 
 async def find(tx: Transaction, policy_id: str, *, locked: bool = False) -> Row:

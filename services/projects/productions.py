@@ -7,6 +7,7 @@ Predecessors are found by what each version superseded.
 from sqlalchemy import Integer, func, literal, select, update
 
 from services.kit import calls, outbox
+from services.kit.changes import Change
 from services.kit.db import Row, Statement, Transaction, param
 from services.kit.faults import Aborted, FailedPrecondition
 from services.projects import lifecycle, projects, version_history, versions
@@ -15,7 +16,7 @@ from services.projects.versions import table
 from triptych.projects.v1 import version_service_pb2 as pb
 
 _changed = {"revision": table.c.revision + 1, "update_time": func.now()}
-_promote = Statement(
+_promote = Change(
     update(table)
     .where(table.c.id == param("version_id"), table.c.tag == "v1")
     .values(
@@ -26,25 +27,29 @@ _promote = Statement(
         promote_time=func.now(),
         **_changed,
     )
-    .returning(*table.c)
+    .returning(*table.c),
+    kind="version",
 )
-_retire = Statement(
+_retire = Change(
     update(table)
     .where(table.c.id == param("version_id"), table.c.current)
     .values(current=False, **_changed)
-    .returning(*table.c)
+    .returning(*table.c),
+    kind="version",
 )
-_restore = Statement(
+_restore = Change(
     update(table)
     .where(table.c.id == param("version_id"), table.c.tag == "v2")
     .values(current=True, promote_time=func.now(), **_changed)
-    .returning(*table.c)
+    .returning(*table.c),
+    kind="version",
 )
-_demote = Statement(
+_demote = Change(
     update(table)
     .where(table.c.id == param("version_id"), table.c.tag != "v3")
     .values(tag="v3", current=False, restored_id=param("restored"), **_changed)
-    .returning(*table.c)
+    .returning(*table.c),
+    kind="version",
 )
 
 
@@ -89,17 +94,14 @@ class ProductionMoved(Aborted):
 async def promote(tx: Transaction, request: pb.PromoteVersionRequest) -> pb.PromoteVersionResponse:
     """Let a v1 version in; the incumbent stays v2 and is not current any more."""
     project, row = await _locked(tx, request.version_id)
-    if not row["current"]:
+    if row["current"]:
+        await outbox.record(
+            tx, f"version:{row['id']}", _facts(row, request, superseded_version_id=row["supersedes_id"])
+        )
+    else:
         row = await _let_in(tx, project, row, request)
-    version = versions.wire(row)
     superseded = str(row["supersedes_id"] or "")
-    await outbox.record(
-        tx,
-        f"version:{version.id}",
-        {"project_id": version.project_id, "superseded_version_id": superseded}
-        | {"approved_by": request.approved_by, "reason": request.reason},
-    )
-    return pb.PromoteVersionResponse(version=version, superseded_version_id=superseded)
+    return pb.PromoteVersionResponse(version=versions.wire(row), superseded_version_id=superseded)
 
 
 async def demote(tx: Transaction, request: pb.DemoteVersionRequest) -> pb.DemoteVersionResponse:
@@ -107,15 +109,10 @@ async def demote(tx: Transaction, request: pb.DemoteVersionRequest) -> pb.Demote
     _, row = await _locked(tx, request.version_id)
     if lifecycle.may_move(row["tag"], lifecycle.V3):
         row = await _degrade(tx, row, request)
-    version = versions.wire(row)
+    else:
+        await outbox.record(tx, f"version:{row['id']}", _facts(row, request, restored_version_id=row["restored_id"]))
     restored = str(row["restored_id"] or "")
-    await outbox.record(
-        tx,
-        f"version:{version.id}",
-        {"project_id": version.project_id, "restored_version_id": restored}
-        | {"approved_by": request.approved_by, "reason": request.reason},
-    )
-    return pb.DemoteVersionResponse(version=version, restored_version_id=restored)
+    return pb.DemoteVersionResponse(version=versions.wire(row), restored_version_id=restored)
 
 
 async def roll_back(tx: Transaction, request: pb.RollBackProductionRequest) -> pb.RollBackProductionResponse:
@@ -129,13 +126,10 @@ async def roll_back(tx: Transaction, request: pb.RollBackProductionRequest) -> p
         raise VersionWithoutPredecessor("there is no earlier version to go back to", project_id=project["id"])
     by = calls.caller().id
     await _supersede(tx, leaving, reason=request.reason, by=by)
-    version = versions.wire(await _bring_back(tx, predecessor, reason=request.reason, by=by))
-    await outbox.record(
-        tx,
-        f"version:{version.id}",
-        {"project_id": version.project_id, "superseded_version_id": leaving, "reason": request.reason},
-    )
-    return pb.RollBackProductionResponse(version=version, superseded_version_id=leaving)
+    facts = {"project_id": str(project["id"]), "superseded_version_id": leaving, "reason": request.reason}
+    row = await _restore.only(tx, facts, version_id=predecessor)
+    await version_history.add(tx, row, "restored", reason=request.reason, by=by, from_tag=row["tag"])
+    return pb.RollBackProductionResponse(version=versions.wire(row), superseded_version_id=leaving)
 
 
 async def _locked(tx: Transaction, version_id: str) -> tuple[Row, Row]:
@@ -160,7 +154,10 @@ async def _let_in(tx: Transaction, project: Row, row: Row, request: pb.PromoteVe
     said = {"reason": request.reason, "by": request.approved_by}
     if incumbent:
         await _supersede(tx, incumbent, **said)
-    promoted = await tx.only(_promote, version_id=row["id"], supersedes=incumbent or None, by=request.approved_by)
+    facts = _facts(row, request, superseded_version_id=incumbent)
+    promoted = await _promote.only(
+        tx, facts, version_id=row["id"], supersedes=incumbent or None, by=request.approved_by
+    )
     await version_history.add(tx, promoted, "promoted", from_tag=row["tag"], **said)
     return promoted
 
@@ -168,10 +165,12 @@ async def _let_in(tx: Transaction, project: Row, row: Row, request: pb.PromoteVe
 async def _degrade(tx: Transaction, row: Row, request: pb.DemoteVersionRequest) -> Row:
     said = {"reason": request.reason, "by": request.approved_by}
     predecessor = await _predecessor(tx, str(row["id"])) if row["current"] else None
-    demoted = await tx.only(_demote, version_id=row["id"], restored=predecessor)
+    facts = _facts(row, request, restored_version_id=predecessor)
+    demoted = await _demote.only(tx, facts, version_id=row["id"], restored=predecessor)
     await version_history.add(tx, demoted, "degraded", from_tag=row["tag"], **said)
     if predecessor is not None:
-        await _bring_back(tx, predecessor, **said)
+        restored = await _restore.only(tx, said, action="projects.version.restore", version_id=predecessor)
+        await version_history.add(tx, restored, "restored", from_tag=restored["tag"], **said)
     return demoted
 
 
@@ -181,11 +180,12 @@ async def _predecessor(tx: Transaction, version_id: str) -> str | None:
 
 
 async def _supersede(tx: Transaction, version_id: str, *, reason: str, by: str) -> None:
-    row = await tx.only(_retire, version_id=version_id)
+    facts = {"reason": reason, "by": by}
+    row = await _retire.only(tx, facts, action="projects.version.supersede", version_id=version_id)
     await version_history.add(tx, row, "superseded", reason=reason, by=by, from_tag=row["tag"])
 
 
-async def _bring_back(tx: Transaction, version_id: str, *, reason: str, by: str) -> Row:
-    row = await tx.only(_restore, version_id=version_id)
-    await version_history.add(tx, row, "restored", reason=reason, by=by, from_tag=row["tag"])
-    return row
+def _facts(row: Row, request: pb.PromoteVersionRequest | pb.DemoteVersionRequest, **other: object) -> dict[str, str]:
+    """Give the details of the event: what the change was decided with, and the other version that it concerns."""
+    facts = {"project_id": str(row["project_id"]), "approved_by": request.approved_by, "reason": request.reason}
+    return facts | {name: str(value or "") for name, value in other.items()}

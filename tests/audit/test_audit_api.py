@@ -1,6 +1,7 @@
 """AuditService over the wire."""
 
 import asyncio
+import base64
 import itertools
 import json
 import uuid
@@ -11,10 +12,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.audit import verifier
 from services.audit.envelopes import LARGEST_PAYLOAD
-from services.audit.verifier import includes, leaf_hash
+from services.audit.verifier import extends, includes, leaf_hash
 from services.kit import faults
 from services.kit.access import SYSTEM_TENANT
-from tests.audit.events import Log, event, every
+from tests.audit.events import Log, event, every, log_of
 from tests.suite import Suite
 from triptych.audit.v1 import audit_service_pb2 as pb
 from triptych.audit.v1.audit_service_pb2_grpc import AuditServiceStub
@@ -363,3 +364,86 @@ async def test_many_writers_at_once_make_one_chain(log: Log, suite: Suite) -> No
     await asyncio.gather(*(write(number) for number in range(4)))
     result = await log.verify()
     assert (result.verdict, result.total) == (pb.LOG_VERDICT_OK, 400)
+
+
+async def test_a_log_only_grew_between_any_two_sizes(log: Log) -> None:
+    await log.grow(600)
+    await log.verify()  # signs
+    for old, size in ((1, 600), (255, 256), (256, 600), (300, 300), (17, 599), (599, 0)):
+        answer = await log.reader.GetConsistencyProof(pb.GetConsistencyProofRequest(old_size=old, size=size))
+        assert (answer.old_size, answer.size, answer.checkpoint.size) == (old, size or 600, 600)
+        assert extends(
+            old_size=old,
+            old_root=bytes.fromhex(answer.old_root_hash),
+            size=size or 600,
+            root=bytes.fromhex(answer.root_hash),
+            hashes=[bytes.fromhex(value) for value in answer.hashes],
+        )
+        if not size:
+            assert answer.root_hash == answer.checkpoint.root_hash
+
+
+async def test_there_is_no_proof_between_sizes_that_are_reversed_or_beyond_the_log(log: Log) -> None:
+    with pytest.raises(faults.NotFound):
+        await log.reader.GetConsistencyProof(pb.GetConsistencyProofRequest(old_size=1))
+    await log.grow(9)
+    await log.verify()
+    for old, size in ((7, 6), (1, 10), (10, 0)):
+        with pytest.raises(faults.InvalidArgument) as caught:
+            await log.reader.GetConsistencyProof(pb.GetConsistencyProofRequest(old_size=old, size=size))
+        assert caught.value.reason == "SIZES_INVALID"
+        assert caught.value.facts["newest"] == "9"
+    with pytest.raises(faults.InvalidArgument):
+        await log.reader.GetConsistencyProof(pb.GetConsistencyProofRequest())
+
+
+async def test_one_super_checkpoint_covers_all_logs_and_shows_each_tenant_its_own(log: Log) -> None:
+    other = await log_of(log.suite, log.suite.person(Role.ROLE_ADMIN))
+    for each, count in ((log, 5), (other, 8)):
+        await each.grow(count)
+        await each.verify()
+    for each, count in ((log, 5), (other, 8)):
+        answer = await each.reader.GetSuperCheckpoint(pb.GetSuperCheckpointRequest())
+        head, checkpoint = answer.head, answer.checkpoint
+        assert (head.log_id, head.size, checkpoint.log_id) == (each.tenant_id, count, "super")
+        own = (await each.reader.GetCheckpoint(pb.GetCheckpointRequest(min_size=count))).checkpoint
+        assert head.root_hash == own.root_hash
+        assert includes(
+            leaf=leaf_hash(head.statement),
+            index=head.seq,
+            size=checkpoint.size,
+            hashes=[bytes.fromhex(value) for value in answer.hashes],
+            root=bytes.fromhex(checkpoint.root_hash),
+        )
+        assert head.statement.startswith(f"triptych.local/{each.tenant_id}\n{count}\n")
+        others = {log.tenant_id, other.tenant_id} - {each.tenant_id}
+        assert not any(name in str(answer) for name in others)
+        for cosignature in answer.cosignatures:
+            assert verifier.Cosignature(
+                cosignature.witness,
+                cosignature.cosign_time.seconds,
+                base64.b64decode(cosignature.signature),
+                base64.b64decode(cosignature.public_key),
+            ).holds(checkpoint.note)
+
+
+async def test_a_log_that_is_not_listed_yet_has_no_super_checkpoint(log: Log) -> None:
+    with pytest.raises(faults.NotFound) as caught:
+        await log.reader.GetSuperCheckpoint(pb.GetSuperCheckpointRequest())
+    assert caught.value.reason == "CHECKPOINT_NOT_FOUND"
+
+
+async def test_nothing_is_reported_to_the_log_of_the_logs(log: Log) -> None:
+    with pytest.raises(faults.InvalidArgument) as caught:
+        await log.send(event("ffffffff-ffff-ffff-ffff-ffffffffffff", 1))
+    assert caught.value.reason == "EVENT_INVALID"
+
+
+async def test_a_repetition_among_new_events_costs_nobody_a_place(log: Log) -> None:
+    await log.grow(3)
+    results = await asyncio.gather(
+        log.send(event(log.tenant_id, 4)), log.send(log.events[1]), log.send(event(log.tenant_id, 5))
+    )
+    assert results[1][0].duplicate
+    assert sorted(receipt.seq for (receipt,) in results) == [1, 3, 4]
+    assert (await log.verify()).total == 5

@@ -55,6 +55,39 @@ async def test_a_running_service_verifies_its_log(log: Log, online: list[str]) -
     assert (done.exit_code, "incomplete: " in done.stdout) == (3, True), done.output
 
 
+async def test_a_proof_of_a_running_service_verifies_without_it(log: Log, online: list[str], tmp_path: Path) -> None:
+    await log.grow(20)
+    key = (await log.verify()).checkpoint.public_key
+    older = tmp_path / "older.jsonl"
+    await run("export", str(older), *online)
+    await log.grow(30)
+    await log.verify()
+    file = tmp_path / "proof.json"
+    done = await run("prove", str(file), "--event", log.events[7].event_id, *online)
+    assert (done.exit_code, "up to 50 entries" in done.output) == (0, True), done.output
+    done = await run("verify", str(file), "--public-key", key)
+    assert (done.exit_code, "ok: entry 7 " in done.stdout) == (0, True), done.output
+    assert (await run("verify", str(file))).exit_code == 2
+    done = await run("prove", str(file), "--since", "20", *online)
+    assert done.exit_code == 0, done.output
+    done = await run("verify", str(file), "--checkpoint", str(older))
+    assert (done.exit_code, "begins with the 20 entries" in done.stdout) == (0, True), done.output
+    for arguments in (["--since", "51"], ["--event", "no id"], [], ["--since", "1", "--event", log.events[0].event_id]):
+        assert (await run("prove", str(file), *arguments, *online)).exit_code == MISUSED
+
+
+async def test_a_witness_that_is_known_anchors_an_export(log: Log, online: list[str], tmp_path: Path) -> None:
+    await log.grow(12)
+    (cosignature,) = (await log.verify()).cosignatures
+    file = tmp_path / "log.jsonl"
+    await run("export", str(file), *online)
+    done = await run("verify", str(file), "--witness-key", cosignature.public_key)
+    assert (done.exit_code, "had seen 12 entries by" in done.stdout) == (0, True), done.output
+    assert (await run("verify", str(file))).exit_code == 2
+    done = await run("verify", *online)
+    assert cosignature.public_key in done.stderr
+
+
 async def test_the_tokens_of_a_login_are_taken(
     log: Log, online: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

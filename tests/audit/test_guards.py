@@ -11,7 +11,7 @@ from tests.audit.events import Log
 
 APP, OWNER = "triptych_audits_app", "triptych_audits_owner"
 DENIED = asyncpg.InsufficientPrivilegeError
-TABLES = ("audit_log", "dedup", "head", "tiles", "checkpoints")
+TABLES = ("audit_log", "dedup", "head", "tiles", "checkpoints", "heads", "cosignatures", "guard_states")
 
 
 async def as_app(backends: Backends, database: str, tenant_id: str) -> asyncpg.Connection:
@@ -81,6 +81,13 @@ async def partition(connection: asyncpg.Connection) -> str:
         "UPDATE tiles SET idx = 9",
         "DELETE FROM tiles",
         "TRUNCATE head, tiles, checkpoints, dedup",
+        "UPDATE heads SET size = size",
+        "DELETE FROM heads",
+        "DELETE FROM cosignatures",
+        "UPDATE guard_states SET facts = ''",
+        "CREATE EVENT TRIGGER mine ON sql_drop EXECUTE FUNCTION refuse()",
+        "SET event_triggers = off",
+        "SET session_replication_role = replica",
     ],
 )
 async def test_the_services_role_has_no_such_right(app: asyncpg.Connection, statement: str) -> None:
@@ -113,6 +120,8 @@ async def test_the_services_role_sees_one_tenant(app: asyncpg.Connection, backen
     assert await app.fetchval("SELECT count(*) FROM audit_log") == 3
     stranger = await as_app(backends, database, str(uuid.uuid4()))
     for table in (*TABLES, "signed_log", "statistics"):
+        if table == "guard_states":  # it tells of no tenant
+            continue
         assert await stranger.fetchval(f"SELECT count(*) FROM {table}") == 0
     await stranger.execute("SET app.tenant = ''")
     assert await stranger.fetchval("SELECT count(*) FROM audit_log") == 0
@@ -129,7 +138,7 @@ async def test_the_view_shows_each_row_with_the_signature_that_covers_it(app: as
     assert await app.fetchval("SELECT sum(events) FROM statistics") == 3
 
 
-@pytest.mark.parametrize("table", ["audit_log", "dedup", "checkpoints", "head", "tiles"])
+@pytest.mark.parametrize("table", TABLES[:-1])
 @pytest.mark.parametrize("verb", ["UPDATE {} SET tenant_id = tenant_id", "DELETE FROM {}", "TRUNCATE {}"])
 async def test_triggers_hold_for_a_superuser_who_passes_over_ordinary_ones(
     superuser: asyncpg.Connection, table: str, verb: str
@@ -139,9 +148,12 @@ async def test_triggers_hold_for_a_superuser_who_passes_over_ordinary_ones(
 
 
 async def test_the_owner_cannot_change_rows_through_log_or_partition(owner: asyncpg.Connection) -> None:
+    name = await partition(owner)
+    with pytest.raises(DENIED, match=r"row-level security of audits\.audit_log would be off"):
+        await owner.execute("ALTER TABLE audits.audit_log NO FORCE ROW LEVEL SECURITY")
+    await owner.execute("RESET ROLE; SET event_triggers = off; SET ROLE triptych_audits_owner")
     await owner.execute("BEGIN")
     await owner.execute("ALTER TABLE audits.audit_log NO FORCE ROW LEVEL SECURITY")
-    name = await partition(owner)
     await owner.execute(f"ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY")
     for target in ("audits.audit_log", name):
         for statement in (f"UPDATE {target} SET entity = 'x'", f"DELETE FROM {target}", f"TRUNCATE {target}"):
@@ -150,6 +162,51 @@ async def test_the_owner_cannot_change_rows_through_log_or_partition(owner: asyn
                 await owner.execute(statement)
             await owner.execute("ROLLBACK TO SAVEPOINT try")
     await owner.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("ALTER TABLE audits.audit_log DISABLE TRIGGER no_change", "would be disabled"),
+        ("ALTER TABLE audits.head DISABLE TRIGGER ALL", "would be disabled"),
+        ("ALTER TABLE audits.tiles ENABLE REPLICA TRIGGER only_growth", "would be disabled"),
+        ("ALTER TABLE audits.checkpoints DISABLE ROW LEVEL SECURITY", "row-level security"),
+        ("ALTER TABLE audits.heads NO FORCE ROW LEVEL SECURITY", "row-level security"),
+        ("ALTER TABLE audits.audit_log DETACH PARTITION {0}", "would be detached"),
+        ("ALTER TABLE audits.audit_log ALTER COLUMN correlation_id TYPE char USING 'x'", "cannot be rewritten"),
+        ("CREATE RULE quiet AS ON INSERT TO audits.audit_log DO INSTEAD NOTHING", "rule"),
+        ("CREATE RULE quiet AS ON INSERT TO audits.dedup DO INSTEAD NOTHING", "rule"),
+        ("DROP TABLE {0}", "cannot be dropped"),
+        ("DROP TABLE audits.checkpoints CASCADE", "cannot be dropped"),
+        ("DROP TRIGGER no_change ON audits.audit_log", "cannot be dropped"),
+        ("DROP POLICY tenant ON audits.audit_log", "cannot be dropped"),
+        ("DROP FUNCTION audits.refuse() CASCADE", "cannot be dropped"),
+        ("TRUNCATE {0}", "only grows"),
+        ("TRUNCATE audits.heads", "only grows"),
+    ],
+)
+async def test_the_owner_of_the_schema_cannot_take_a_guard_away(
+    owner: asyncpg.Connection, statement: str, why: str
+) -> None:
+    await owner.execute("RESET ROLE")
+    name = await owner.fetchval(
+        "SELECT tableoid::regclass::text FROM audits.audit_log LIMIT 1"  # the partition that has entries
+    )
+    await owner.execute(f"SET ROLE {OWNER}")
+    with pytest.raises(DENIED, match=why):
+        await owner.execute(statement.format(name))
+
+
+async def test_the_owner_of_the_schema_cannot_reach_the_event_triggers(owner: asyncpg.Connection) -> None:
+    for statement in (
+        "DROP EVENT TRIGGER triptych_keep",
+        "ALTER EVENT TRIGGER triptych_hold DISABLE",
+        "SET event_triggers = off",
+        "CREATE OR REPLACE FUNCTION triptych_guards.keep() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+        "DROP FUNCTION triptych_guards.keep()",
+    ):
+        with pytest.raises(DENIED):
+            await owner.execute(statement)
 
 
 async def test_every_partition_has_every_guard(owner: asyncpg.Connection) -> None:
@@ -186,15 +243,16 @@ async def test_the_services_role_has_these_rights_and_no_more(owner: asyncpg.Con
         " FROM information_schema.role_table_grants WHERE table_schema = 'audits' AND grantee = $1 GROUP BY 1",
         APP,
     )
-    assert {row["table_name"]: row["verbs"] for row in rows} == {table: ["INSERT", "SELECT"] for table in TABLES} | {
-        "signed_log": ["SELECT"],
-        "statistics": ["SELECT"],
-    }
+    counted = ("statistics", "manifests", "archives")
+    assert {row["table_name"]: row["verbs"] for row in rows} == {
+        table: ["INSERT", "SELECT"] for table in (*TABLES, *counted)
+    } | {"signed_log": ["SELECT"], "openings": ["DELETE", "INSERT", "SELECT"]}
     rows = await owner.fetch(
         "SELECT table_name || '.' || column_name AS name FROM information_schema.role_column_grants"
         " WHERE table_schema = 'audits' AND grantee = $1 AND privilege_type = 'UPDATE'",
         APP,
     )
     assert {row["name"] for row in rows} == {
-        "head.size", "head.last_leaf", "head.recorded_at", "head.own_seq", "tiles.hashes",
+        "head.size", "head.last_leaf", "head.recorded_at", "head.own_seq", "tiles.hashes", "statistics.events",
+        "statistics.first_occurred", "statistics.last_occurred", "manifests.state", "archives.delete_time",
     }  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.audit import verifier
+from services.audit import merkle, verifier
 from services.audit.verifier import Anchors, Checkpoint, Frontier, compose_note, leaf_hash, verify
 from services.cli.audit import audit
 
@@ -258,3 +258,152 @@ def test_a_file_without_a_token_is_explained(tmp_path: Path, monkeypatch: pytest
         assert (done.exit_code, expected in done.output) == (verifier.MISUSED, True), done.output
     done = CliRunner().invoke(audit, ["verify", "--address", "127.0.0.1:1"])
     assert (done.exit_code, "nobody is logged in" in done.output) == (verifier.MISUSED, True), done.output
+
+
+WITNESS = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
+SEEN = WITNESS.public_key().public_bytes_raw()
+
+
+def covered(count: int, size: int, *, others: int = 3, key: Ed25519PrivateKey = KEY) -> list[dict[str, Any]]:
+    """An export whose header says how the super-log lists its first entries, among those of others."""
+    lines = export(count)
+    tree = Frontier()
+    for line in lines[1 : size + 1]:
+        tree.push(bytes.fromhex(line["leaf"]))
+    names = {"origin": verifier.ORIGIN}
+    leaves = [
+        leaf_hash(verifier.compose_head(log_id=f"other-{n}", size=n + 1, root=b"r" * 32, **names))
+        for n in range(others)
+    ]
+    leaves.append(leaf_hash(verifier.compose_head(log_id=LOG, size=size, root=tree.root(), **names)))
+    tiles = merkle.Edge(0, {}).extend(leaves)
+    path = [merkle.span_hash(span, tiles) for span in merkle.inclusion(others, others + 1)]
+    root = merkle.span_hash(merkle.Span(0, others + 1), tiles)
+    note = compose_note(log_id="super", size=others + 1, root=root, signed_at="2026-03-01T12:01:01Z", **names)
+    lines[0]["super"] = {
+        "head": {"seq": others, "size": size, "root_hash": tree.root().hex()},
+        "hashes": [value.hex() for value in path],
+        "checkpoint": {
+            "log_id": "super", "size": others + 1, "root_hash": root.hex(), "note": note, "key_version": 1,
+            "signature": base64.b64encode(key.sign(note.encode())).decode(),
+            "public_key": base64.b64encode(key.public_key().public_bytes_raw()).decode(),
+            "signed_at": "2026-03-01T12:01:01Z",
+        },
+        "cosignatures": [
+            {
+                "time": 1772366462, "public_key": base64.b64encode(SEEN).decode(),
+                "signature": base64.b64encode(
+                    WITNESS.sign(verifier.compose_cosignature(note, 1772366462).encode())
+                ).decode(),
+            }
+        ],
+    }  # fmt: skip
+    return lines
+
+
+def test_what_a_witness_has_seen_anchors_an_export() -> None:
+    verdict, text = answer(covered(6, 6), public_keys=[], witness_keys=[SEEN])
+    assert (verdict, "had seen 6 entries by 2026-03-01T12:01:02Z" in text) == ("ok", True), text
+    assert answer(covered(6, 6), public_keys=[])[0] == "unanchored"
+    assert answer(covered(6, 4), witness_keys=[SEEN])[0] == "ok"
+    verdict, text = answer(covered(6, 4), public_keys=[], witness_keys=[SEEN])
+    assert (verdict, text) == ("unanchored", "the witness has seen 4 of 6 entries")
+    assert answer(covered(6, 6), witness_keys=[PUBLIC])[0] == "unanchored"
+    assert answer(export(6), witness_keys=[SEEN])[0] == "unanchored"
+
+
+def test_a_file_that_is_shorter_than_the_super_log_lists_is_incomplete() -> None:
+    lines = covered(6, 6)
+    short = export(4)
+    short[0]["super"] = lines[0]["super"]
+    assert answer(short, public_keys=[], witness_keys=[SEEN])[0] == "incomplete"
+
+
+def test_a_rewritten_log_is_not_what_the_super_log_lists() -> None:
+    lines = export(6, sources=[1, 2, 4, 3, 5, 6])
+    lines[0]["super"] = covered(6, 6)[0]["super"]
+    verdict, text = answer(lines)
+    assert (verdict, "not what the checkpoint over all logs covers" in text) == ("tampered", True)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("head", "size"), 5), (("head", "seq"), 1), (("head", "root_hash"), "00" * 32), (("hashes", 0), "00" * 32),
+        (("hashes",), []), (("checkpoint", "size"), 9), (("checkpoint", "note"), "x"), (("checkpoint", "log_id"), LOG),
+        (("checkpoint", "signature"), "AA=="), (("cosignatures", 0, "time"), 1772366463),
+        (("cosignatures", 0, "public_key"), base64.b64encode(PUBLIC).decode()), (("cosignatures", 0, "more"), 1),
+        (("more",), 1), (("head", "more"), 1), (("checkpoint", "more"), 1), (("checkpoint", "signed_at"), "x"),
+    ],
+)  # fmt: skip
+def test_each_change_of_what_the_super_log_says_is_found(place: tuple[Any, ...], value: Any) -> None:
+    lines = json.loads(json.dumps(covered(6, 6)))
+    target = lines[0]["super"]
+    for step in place[:-1]:
+        target = target[step]
+    target[place[-1]] = value
+    assert answer(lines, witness_keys=[SEEN])[0] == "tampered"
+
+
+def test_a_super_log_that_another_key_signed_is_tampered() -> None:
+    assert answer(covered(6, 6, key=Ed25519PrivateKey.generate()))[0] == "tampered"
+
+
+def inclusion_of(count: int, seq: int) -> dict[str, Any]:
+    lines = export(count)
+    tiles = merkle.Edge(0, {}).extend(bytes.fromhex(line["leaf"]) for line in lines[1:-1])
+    path = [merkle.span_hash(span, tiles).hex() for span in merkle.inclusion(seq, count)]
+    names = {"format": verifier.INCLUSION, "origin": verifier.ORIGIN, "log_id": LOG, "hashes": path}
+    return names | lines[seq + 1] | {"checkpoint": lines[-1]["checkpoint"]}
+
+
+def consistency_of(count: int, old: int) -> dict[str, Any]:
+    lines = export(count)
+    tiles = merkle.Edge(0, {}).extend(bytes.fromhex(line["leaf"]) for line in lines[1:-1])
+    path = [merkle.span_hash(span, tiles).hex() for span in merkle.consistency(old, count)]
+    roots = [merkle.span_hash(merkle.Span(0, size), tiles).hex() for size in (old, count)]
+    names = {"format": verifier.CONSISTENCY, "origin": verifier.ORIGIN, "log_id": LOG, "hashes": path}
+    sizes = {"old_size": old, "old_root_hash": roots[0], "size": count, "root_hash": roots[1]}
+    return names | sizes | {"checkpoint": lines[-1]["checkpoint"]}
+
+
+def test_an_inclusion_proof_is_verified_offline() -> None:
+    proof = inclusion_of(300, 77)
+    assert answer([proof])[0] == "ok"
+    assert answer([proof], public_keys=[])[0] == "unanchored"
+    assert answer([proof], receipts={77: proof["leaf"]})[0] == "ok"
+    assert answer([proof], receipts={77: "00" * 32})[0] == "tampered"
+    assert answer([proof], public_keys=[], checkpoints=[held(export(300))])[0] == "ok"
+    other = held(export(300, sources=[2, 1, *range(3, 301)]))
+    assert answer([proof], public_keys=[], checkpoints=[other])[0] == "tampered"
+    change: dict[str, Any]
+    for change in ({"seq": 78}, {"hashes": proof["hashes"][:-1]}, {"body": "{}"}, {"leaf": "00" * 32}, {"more": 1}):
+        assert answer([proof | change])[0] == "tampered", change
+    assert answer([proof], public_keys=[SEEN])[0] == "tampered"
+
+
+def test_a_consistency_proof_is_verified_offline() -> None:
+    proof = consistency_of(300, 129)
+    assert answer([proof], public_keys=[], checkpoints=[held(export(129))])[0] == "ok"
+    assert answer([proof])[0] == "ok"
+    assert answer([proof], public_keys=[])[0] == "unanchored"
+    other = held(export(129, sources=[2, 1, *range(3, 130)]))
+    assert answer([proof], checkpoints=[other])[0] == "tampered"
+    change: dict[str, Any]
+    for change in ({"old_size": 128}, {"hashes": []}, {"root_hash": "00" * 32}, {"size": 299}, {"origin": "x"}):
+        assert answer([proof | change])[0] == "tampered", change
+
+
+def test_receipts_of_other_logs_are_passed_over(tmp_path: Path) -> None:
+    lines = export(4)
+    file = tmp_path / "receipts"
+    kept = [
+        {"log_id": LOG, "seq": 2, "leaf_hash": lines[3]["leaf"]},
+        {"log_id": "another", "seq": 3, "leaf_hash": "00" * 32},
+        {"log_id": "another", "seq": 99, "leaf_hash": "00" * 32},
+    ]
+    file.write_text("".join(json.dumps(value) + "\n" for value in kept))
+    anchors = verifier.read_anchors([base64.b64encode(PUBLIC).decode()], receipts=[file])
+    assert verify(written(lines), anchors).verdict == "ok"
+    file.write_text(json.dumps(kept[0] | {"leaf_hash": "11" * 32}))
+    assert verify(written(lines), verifier.read_anchors(receipts=[file])).verdict == "tampered"

@@ -39,7 +39,10 @@ async def launch(suite: Suite) -> tuple[asyncio.subprocess.Process, int]:
     assert process.stdout is not None
     process.stdin.write(json.dumps({"settings": settings, "key": key.public_key.hex()}, default=str).encode() + b"\n")
     await process.stdin.drain()
-    return process, int(await process.stdout.readline())
+    async for line in process.stdout:  # its log comes first
+        if line.strip().isdigit():
+            return process, int(line)
+    pytest.fail("the process ended without a port")
 
 
 async def approve(stages: Stages, promotion: promotion_pb2.Promotion, port: int) -> grpc.StatusCode:

@@ -3,32 +3,36 @@
 What the service does by itself is recorded as its own act.
 """
 
-from typing import Any
-
 from sqlalchemy import func, select
 
 from services.governance.experiments import experiments
 from services.governance.experiments.promotions import CHANGED, MINE, REJECT, table
-from services.kit import calls, faults, outbox
+from services.kit import calls, faults
+from services.kit.changes import Change
 from services.kit.db import Row, Statement, Transaction, param
 
 REJECTED = "experiments.promotion.reject"
 COMPLETED = "experiments.promotion.complete"
 
-_expire = Statement(
+LATE = "it expired"
+ITSELF = ("service", "experiments")
+
+_expire = Change(
     MINE.where(table.c.state == "pending", table.c.expire_time <= func.now())
-    .values(state="rejected", reject_reason="it expired", rejected_by="experiments", **CHANGED)
-    .returning(*table.c)
+    .values(state="rejected", reject_reason=LATE, rejected_by="experiments", **CHANGED)
+    .returning(*table.c),
+    kind="promotion",
 )
 _begin = Statement(
     MINE.where(table.c.state == "approved")
     .values(begin_time=func.coalesce(table.c.begin_time, func.now()))
     .returning(*table.c)
 )
-_complete = Statement(
+_complete = Change(
     MINE.where(table.c.state == "approved")
     .values(state="completed", promote_time=func.now(), **CHANGED)
-    .returning(*table.c)
+    .returning(*table.c),
+    kind="promotion",
 )
 _open_of_hash = Statement(
     select(table)
@@ -50,31 +54,23 @@ async def begin(tx: Transaction, promotion_id: str) -> Row | None:
 
 async def complete(tx: Transaction, promotion: Row) -> bool:
     """Store that production moved, and that the experiment is in it; False when somebody else has stored it."""
-    row = await tx.one(_complete, promotion_id=promotion["id"])
+    facts = {name: promotion[name] for name in ("project_id", "from_version_id", "to_version_id")}
+    row = await _complete.one(tx, facts, action=COMPLETED, actor=ITSELF, promotion_id=promotion["id"])
     if row is None:
         return False
     await experiments.move(tx, row["experiment_id"], "evaluating", "promoted")
-    facts = {
-        "project_id": row["project_id"],
-        "from_version_id": row["from_version_id"],
-        "to_version_id": row["to_version_id"],
-    }
-    await _record(tx, row, COMPLETED, facts)
     return True
 
 
 async def fail(tx: Transaction, promotion: Row, why: str) -> None:
     """Store that projects refused what was approved."""
-    row = await tx.one(REJECT, promotion_id=promotion["id"], from_state="approved", why=why, who="experiments")
-    if row is not None:
-        await _record(tx, row, REJECTED, {"reject_reason": why})
+    values = {"promotion_id": promotion["id"], "from_state": "approved", "why": why, "who": "experiments"}
+    await REJECT.one(tx, {"reject_reason": why}, action=REJECTED, actor=ITSELF, **values)
 
 
 async def expire(tx: Transaction, promotion_id: str) -> None:
     """Reject a promotion that nobody decided on in time."""
-    row = await tx.one(_expire, promotion_id=promotion_id)
-    if row is not None:
-        await _record(tx, row, REJECTED, {"reject_reason": row["reject_reason"]})
+    await _expire.one(tx, {"reject_reason": LATE}, action=REJECTED, actor=ITSELF, promotion_id=promotion_id)
 
 
 async def reject_all(tx: Transaction, configuration_hash: str, why: str) -> int:
@@ -85,15 +81,11 @@ async def reject_all(tx: Transaction, configuration_hash: str, why: str) -> int:
             "a promotion of this configuration is being completed; retry", dependency="projects"
         )
     for row in rows:
-        await tx.run(REJECT, promotion_id=row["id"], from_state=row["state"], why=why, who=calls.caller().id)
-        await outbox.record(tx, f"promotion:{row['id']}", {"reject_reason": why}, action=REJECTED)
+        values = {"promotion_id": row["id"], "from_state": row["state"], "why": why, "who": calls.caller().id}
+        await REJECT.one(tx, {"reject_reason": why}, action=REJECTED, **values)
     return len(rows)
 
 
 async def begun(tx: Transaction, configuration_hash: str) -> list[str]:
     """Give the promotions of a configuration whose completion has begun."""
     return [str(row["id"]) for row in await tx.all(_begun_of_hash, hash=configuration_hash)]
-
-
-async def _record(tx: Transaction, row: Row, action: str, facts: dict[str, Any]) -> None:
-    await outbox.record(tx, f"promotion:{row['id']}", facts, action=action, actor=("service", "experiments"))

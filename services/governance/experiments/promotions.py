@@ -13,6 +13,7 @@ from services.governance.experiments import approvals, blacklist, evaluations, e
 from services.governance.experiments.peers import Surroundings
 from services.governance.experiments.words import PROMOTION_STATES
 from services.kit import calls, clock, outbox, updates
+from services.kit.changes import Change
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import AlreadyExists, FailedPrecondition, NotFound
 from services.kit.paging import Page
@@ -66,15 +67,17 @@ _enough = (
     .where(approvals.table.c.promotion_id == param("promotion_id"), approvals.table.c.approve)
     .scalar_subquery()
 )
-_approve = Statement(
+_approve = Change(
     MINE.where(table.c.state == "pending", table.c.required_approvals <= _enough)
     .values(state="approved", approver_id=param("person"), **CHANGED)
-    .returning(*table.c)
+    .returning(*table.c),
+    kind="promotion",
 )
-REJECT = Statement(
+REJECT = Change(
     MINE.where(table.c.state == param("from_state"))
     .values(state="rejected", reject_reason=param("why"), rejected_by=param("who"), **CHANGED)
-    .returning(*table.c)
+    .returning(*table.c),
+    kind="promotion",
 )
 _standing = Statement(
     select(table.c.id).where(table.c.evaluation_id == param("evaluation_id"), table.c.state != "rejected").limit(1)
@@ -155,11 +158,12 @@ async def approve(
         raise approvals.not_independent()
     subjects.compare(row, given.subject_digest, surroundings)
     await approvals.approve(tx, row, given.subject_digest, given.reason)
-    approved = await tx.one(_approve, promotion_id=row["id"], person=calls.caller().id)
-    promotion = await _whole(tx, approved or row)
-    facts = {"state": (approved or row)["state"], "subject_digest": given.subject_digest, "reason": given.reason}
-    await outbox.record(tx, f"promotion:{promotion.id}", facts)
-    return pb.ApprovePromotionResponse(promotion=promotion)
+    facts = {"subject_digest": given.subject_digest, "reason": given.reason}
+    done = {"state": "approved"} | facts
+    approved = await _approve.one(tx, done, promotion_id=row["id"], person=calls.caller().id)
+    if approved is None:  # more are needed: nothing of the promotion has changed
+        await outbox.record(tx, f"promotion:{row['id']}", {"state": row["state"]} | facts)
+    return pb.ApprovePromotionResponse(promotion=await _whole(tx, approved or row))
 
 
 async def reject(tx: Transaction, given: pb.RejectPromotionRequest) -> pb.RejectPromotionResponse:
@@ -167,12 +171,11 @@ async def reject(tx: Transaction, given: pb.RejectPromotionRequest) -> pb.Reject
     row = await row_of(tx, given.promotion_id, _lock)
     _demand_pending(row)
     await approvals.object_to(tx, row, given.reason)
-    rejected = await tx.only(
-        REJECT, promotion_id=row["id"], from_state="pending", why=given.reason, who=calls.caller().id
+    facts = {"reject_reason": given.reason}
+    rejected = await REJECT.only(
+        tx, facts, promotion_id=row["id"], from_state="pending", why=given.reason, who=calls.caller().id
     )
-    promotion = await _whole(tx, rejected)
-    await outbox.record(tx, f"promotion:{promotion.id}", {"reject_reason": given.reason})
-    return pb.RejectPromotionResponse(promotion=promotion)
+    return pb.RejectPromotionResponse(promotion=await _whole(tx, rejected))
 
 
 async def get(tx: Transaction, promotion_id: str) -> promotion_pb2.Promotion:

@@ -1,0 +1,99 @@
+"""What an installation of the first version has in its log is there, and verifies, after the migrations since."""
+
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from services.audit import envelopes, merkle
+from services.audit.verifier import GENESIS, leaf_hash
+from services.cli.stack.backends import Backends
+from services.kit import clock, migrations
+from tests.audit.events import event, log_of, processes
+from tests.suite import Suite
+from triptych.audit.v1 import audit_service_pb2 as pb
+from triptych.common.v1.role_pb2 import Role
+
+OWNER = "triptych_audits_owner"
+ENTRIES = 300
+
+
+async def migrate(backends: Backends, database: str, revision: str) -> None:
+    """Bring the schema to a revision."""
+    config = migrations._config("services.audit", "audits")
+    engine = create_async_engine(
+        migrations._with_driver(backends.migrator_url(database), backends.password("triptych_migrator"))
+    )
+
+    def upgrade(connection: Connection, config: Config) -> None:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    async with engine.connect() as connection:
+        await connection.execute(text(f"SET ROLE {OWNER}"))
+        await connection.execute(text("SET search_path TO audits"))
+        await connection.commit()
+        await connection.run_sync(upgrade, config)
+        await connection.commit()
+    await engine.dispose()
+
+
+async def fill(backends: Backends, database: str, tenant_id: str) -> None:
+    """Write a log as the first version did."""
+    connection = await backends.postgres_server.connect(database)
+    moment, previous, leaves = clock.now(), GENESIS, []
+    for seq, given in enumerate(
+        envelopes.accept([event(tenant_id, number) for number in range(1, ENTRIES + 1)], source="projects")
+    ):
+        at = moment + timedelta(microseconds=seq)
+        body = given.body(seq=seq, recorded_at=at, prev_hash=previous)
+        leaves.append(leaf_hash(body))
+        previous = leaves[-1].hex()
+        tenant, event_id = uuid.UUID(tenant_id), uuid.UUID(given.event_id)
+        await connection.execute(
+            "INSERT INTO audits.audit_log (tenant_id, seq, recorded_at, event_id, source, source_seq, entity, action,"
+            " actor_kind, actor_id, correlation_id, occurred_at, leaf, body)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+            tenant, seq, at, event_id, given.source, given.source_seq, given.entity, given.action, given.actor_kind,
+            given.actor_id, given.correlation_id, given.occurred_at, leaves[-1], body,
+        )  # fmt: skip
+        await connection.execute(
+            "INSERT INTO audits.dedup VALUES ($1, $2, $3, $4, $5)", tenant, event_id, seq, at, given.content_hash
+        )
+    await connection.execute(
+        "INSERT INTO audits.head VALUES ($1, $2, $3, $4, 0)", uuid.UUID(tenant_id), ENTRIES, leaves[-1], at
+    )
+    for key, hashes in merkle.Edge(0, {}).extend(leaves).items():
+        await connection.execute(
+            "INSERT INTO audits.tiles VALUES ($1, $2, $3, $4)", uuid.UUID(tenant_id), key.level, key.number, hashes
+        )
+    await connection.close()
+
+
+async def test_a_log_of_the_first_version_is_kept(suite: Suite, backends: Backends, tmp_path: Path) -> None:
+    database = f"{suite.database}_upgraded"
+    backends.create_database(database)
+    tenant_id = str(uuid.uuid4())
+    await migrate(backends, database, "0001")
+    await fill(backends, database, tenant_id)
+    await migrate(backends, database, "head")
+    async with processes(suite, tmp_path, "audit", database=database) as other:
+        log = await log_of(other, other.person(Role.ROLE_ADMIN, tenant_id=tenant_id))
+        result = await log.verify()
+        assert (result.verdict, result.total, len(result.cosignatures)) == (pb.LOG_VERDICT_OK, ENTRIES, 1), result
+        assert not result.guard_findings
+        log.count = ENTRIES
+        await log.grow(3)
+        result = await log.verify()
+        assert (result.verdict, result.total) == (pb.LOG_VERDICT_OK, ENTRIES + 3), result.finding
+        connection = await backends.postgres_server.connect(database)
+        names = await connection.fetchval(
+            "SELECT count(DISTINCT payload ->> 'name') FROM audits.audit_log WHERE tenant_id = $1", uuid.UUID(tenant_id)
+        )
+        await connection.close()
+        assert names == ENTRIES + 3

@@ -1,0 +1,327 @@
+"""Personal values: committed to in the log, kept beside it, erased for good, and every proof holds."""
+
+import asyncio
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+import rfc8785
+from google.protobuf.json_format import MessageToDict, ParseDict
+
+from services.audit import classes, verifier
+from services.audit.retention import Keeper, Rules
+from services.kit import commitments, faults, outbox
+from services.kit.commitments import Opening
+from tests.audit.events import Log, event, every
+from tests.suite import Suite
+from triptych.audit.v1 import audit_service_pb2 as pb, redaction_service_pb2 as redaction_pb
+from triptych.audit.v1.audit_service_pb2_grpc import AuditServiceStub
+from triptych.audit.v1.event_pb2 import AuditEvent
+from triptych.audit.v1.redaction_service_pb2_grpc import RedactionServiceStub
+from triptych.common.v1.role_pb2 import Role
+
+EMAIL = "ana@example.org"
+
+
+def personal(tenant_id: str, number: int, payload: dict[str, Any], *paths: str, **changes: Any) -> AuditEvent:
+    """Make an event whose payload has commitments at these paths."""
+    opened = commitments.commit(payload, paths)
+    made = event(tenant_id, number, payload=payload, **changes)
+    for opening in opened:
+        ParseDict(opening.value, made.openings.add(path=opening.path, salt=opening.salt).value)
+    return made
+
+
+@pytest.fixture
+async def superuser(suite: Suite, log: Log) -> AsyncIterator[asyncpg.Connection]:
+    connection = await suite.backends.postgres_server.connect(suite.database)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def registered(log: Log) -> Log:
+    """Three events about a person, one of them an invitation by somebody else, and one about nobody."""
+    await log.send(
+        personal(
+            log.tenant_id, 1, {"email": EMAIL, "name": {"first": "Ana"}}, "/email", "/name/first", entity="user:7"
+        ),
+        personal(log.tenant_id, 2, {"to": [EMAIL, "b@example.org"]}, "/to/0", entity="invitation:1"),
+        personal(log.tenant_id, 3, {"agent": "browser"}, "/agent", entity="session:3"),
+        event(log.tenant_id, 4, entity="user:7"),
+    )
+    return log
+
+
+async def entries(log: Log) -> list[Any]:
+    return list((await log.reader.ListEvents(pb.ListEventsRequest())).entries)[::-1]
+
+
+async def redact(log: Log, **fields: Any) -> Any:
+    stub = log.person.stub(RedactionServiceStub)
+    if "subject" in fields:
+        return await stub.RedactSubject(redaction_pb.RedactSubjectRequest(reason="asked for", **fields))
+    return await stub.RedactEvent(redaction_pb.RedactEventRequest(reason="asked for", **fields))
+
+
+async def test_a_reader_sees_the_values_and_the_log_holds_commitments(registered: Log) -> None:
+    first, second, *_ = await entries(registered)
+    assert MessageToDict(first.event.payload) == {"email": EMAIL, "name": {"first": "Ana"}}
+    assert MessageToDict(second.event.payload) == {"to": [EMAIL, "b@example.org"]}
+    assert EMAIL not in first.body
+    assert "Ana" not in first.body
+    stored = json.loads(first.body)["payload"]
+    for opening in first.event.openings:
+        digest = hashlib.sha256(opening.salt + rfc8785.dumps(opening.value.string_value)).hexdigest()
+        assert commitments.find(stored, opening.path) == {"$c": digest}
+    result = await registered.verify()
+    assert (result.verdict, result.finding) == (pb.LOG_VERDICT_OK, "")
+    assert not (await registered.reader.ListEvents(pb.ListEventsRequest(text=EMAIL))).entries
+
+
+async def test_what_was_erased_is_gone_and_everything_still_proves(
+    registered: Log, superuser: asyncpg.Connection
+) -> None:
+    before = await entries(registered)
+    held = verifier.Checkpoint.read(_checkpoint(await _signed(registered)))
+    answer = await redact(registered, event_id=before[0].event.event_id, paths=["/email"])
+    assert answer.erased == 1
+    after = await entries(registered)
+    assert MessageToDict(after[0].event.payload)["name"] == {"first": "Ana"}
+    assert MessageToDict(after[0].event.payload)["email"].keys() == {"$c"}
+    assert [opening.path for opening in after[0].event.openings] == ["/name/first"]
+    assert [entry.body for entry in after[:4]] == [entry.body for entry in before]
+    told = after[-1].event
+    assert (told.entity, told.action, told.actor.id, told.event_id) == (
+        f"event:{before[0].event.event_id}",
+        "audit.event.redact",
+        registered.person.id,
+        answer.redaction_event_id,
+    )
+    assert MessageToDict(told.payload) == {"erased": 1, "events": 1, "paths": ["/email"], "reason": "asked for"}
+    lines = await _signed(registered)
+    assert verifier.verify(lines, verifier.Anchors(checkpoints=[held])).verdict == "ok"
+    for table in ("openings", "audit_log"):
+        everything = f"SELECT count(*) FROM audits.{table} t WHERE tenant_id = $1 AND t::text LIKE '%' || $2 || '%'"
+        count = await superuser.fetchval(everything, uuid.UUID(registered.tenant_id), EMAIL)
+        assert count == (1 if table == "openings" else 0)  # the invitation's
+
+
+async def test_an_erased_value_cannot_be_guessed_from_what_remains(
+    registered: Log, superuser: asyncpg.Connection
+) -> None:
+    (first, *_) = await entries(registered)
+    await redact(registered, event_id=first.event.event_id)
+    commitment = json.loads(first.body)["payload"]["email"]["$c"]
+    guesses = [EMAIL.encode(), rfc8785.dumps(EMAIL)]
+    assert commitment not in [hashlib.sha256(guess).hexdigest() for guess in guesses]
+    salts = [row["salt"] for row in await superuser.fetch("SELECT salt FROM audits.openings")]
+    assert commitment not in [hashlib.sha256(salt + guess).hexdigest() for salt in salts for guess in guesses]
+
+
+async def test_all_values_about_somebody_are_erased_wherever_they_are(registered: Log) -> None:
+    answer = await redact(registered, subject="user:7", values=[EMAIL])
+    assert (answer.erased, answer.events) == (3, 2)
+    found = await entries(registered)
+    assert MessageToDict(found[1].event.payload)["to"][1] == "b@example.org"
+    assert MessageToDict(found[1].event.payload)["to"][0].keys() == {"$c"}
+    assert MessageToDict(found[2].event.payload) == {"agent": "browser"}
+    told = found[-1].event
+    assert (told.entity, told.action) == ("user:7", "audit.subject.redact")
+    assert EMAIL not in found[-1].body
+    by_actor = await redact(registered, subject="user:somebody")
+    assert by_actor.erased == 1
+    nobody = await redact(registered, subject="user:7")
+    assert (nobody.erased, nobody.events) == (0, 0)
+    assert (await registered.verify()).verdict == pb.LOG_VERDICT_OK
+
+
+async def test_the_same_request_erases_once(registered: Log) -> None:
+    request_id = str(uuid.uuid4())
+    answers = await asyncio.gather(*(redact(registered, subject="user:7", request_id=request_id) for _ in range(5)))
+    assert {(answer.erased, answer.events, answer.redaction_event_id) for answer in answers} == {
+        (2, 1, answers[0].redaction_event_id)
+    }
+    assert [entry.event.action for entry in await entries(registered)].count("audit.subject.redact") == 1
+    with pytest.raises(faults.InvalidArgument) as caught:
+        await redact(registered, subject="user:8", request_id=request_id)
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+
+
+async def test_an_event_without_such_a_value_is_said_to_have_none(registered: Log) -> None:
+    found = await entries(registered)
+    for fields in (
+        {"event_id": found[3].event.event_id},
+        {"event_id": found[0].event.event_id, "paths": ["/nothing"]},
+    ):
+        with pytest.raises(faults.FailedPrecondition) as caught:
+            await redact(registered, **fields)
+        assert caught.value.reason == "NOTHING_TO_REDACT"
+    with pytest.raises(faults.NotFound):
+        await redact(registered, event_id=str(uuid.uuid4()))
+    assert len(await entries(registered)) == 4
+
+
+async def test_only_an_admin_of_the_tenant_erases(registered: Log) -> None:
+    (first, *_) = await entries(registered)
+    request = redaction_pb.RedactEventRequest(event_id=first.event.event_id, reason="because")
+    with pytest.raises(faults.PermissionDenied):
+        await registered.person.colleague(Role.ROLE_USER).stub(RedactionServiceStub).RedactEvent(request)
+    stranger = registered.suite.person(Role.ROLE_ADMIN).stub(RedactionServiceStub)
+    with pytest.raises(faults.NotFound):
+        await stranger.RedactEvent(request)
+    answer = await stranger.RedactSubject(
+        redaction_pb.RedactSubjectRequest(subject="user:7", values=[EMAIL], reason="x")
+    )
+    assert answer.erased == 0
+    for bad in ({"event_id": first.event.event_id}, {"event_id": "x", "reason": "y"}):
+        with pytest.raises(faults.InvalidArgument):
+            await registered.person.stub(RedactionServiceStub).RedactEvent(redaction_pb.RedactEventRequest(**bad))
+
+
+@pytest.mark.parametrize("broken", ["value", "salt", "path", "twice", "null", "fraction"])
+async def test_what_does_not_open_its_commitment_is_refused(log: Log, broken: str) -> None:
+    bad = personal(log.tenant_id, 1, {"email": EMAIL, "name": "Ana"}, "/email")
+    opening = bad.openings[0]
+    if broken == "value":
+        opening.value.string_value = "someone@else.org"
+    elif broken == "salt":
+        opening.salt = os.urandom(16)
+    elif broken == "path":
+        opening.path = "/name"
+    elif broken == "twice":
+        bad.openings.append(opening)
+    elif broken == "null":
+        opening.value.null_value = 0  # type: ignore[assignment]
+    else:
+        opening.value.number_value = 0.5
+    with pytest.raises(faults.InvalidArgument) as caught:
+        await log.send(bad)
+    assert caught.value.reason == "EVENT_INVALID"
+    assert EMAIL not in str(caught.value.facts)
+    assert not await entries(log)
+
+
+async def test_personal_values_of_every_kind_are_taken(log: Log) -> None:
+    values: dict[str, Any] = {
+        "text": 'é"\\\n',
+        "number": 41,
+        "yes": True,
+        "list": [1, {"b": "x", "a": None}],
+        "map": {"z": 1},
+    }
+    given = personal(log.tenant_id, 1, dict(values), *(f"/{name}" for name in values))
+    await log.send(given)
+    (entry,) = await entries(log)
+    assert MessageToDict(entry.event.payload) == values
+    lines = await _signed(log, openings=True)
+    assert verifier.verify(lines).verdict == "unanchored"
+    line = json.loads(lines[1])
+    line["openings"][0]["value"] = "changed"
+    changed = verifier.verify([lines[0], json.dumps(line).encode() + b"\n", lines[2]])
+    assert (changed.verdict, "is not the one that it commits to" in changed.text) == ("tampered", True)
+
+
+async def test_an_export_has_values_only_when_they_are_asked_for(registered: Log) -> None:
+    assert EMAIL.encode() not in b"".join(await _signed(registered))
+    assert EMAIL.encode() in b"".join(await _signed(registered, openings=True))
+    for with_openings, count in ((False, 0), (True, 2)):
+        request = pb.ExportEventsRequest(format=pb.EXPORT_FORMAT_CSV, with_openings=with_openings)
+        data = b"".join([message.chunk for message in await every(registered.reader.ExportEvents(request))])
+        assert data.count(EMAIL.encode()) == count
+
+
+async def test_a_value_that_was_changed_in_the_database_is_not_shown_and_is_found(
+    registered: Log, superuser: asyncpg.Connection
+) -> None:
+    change = "UPDATE audits.openings SET value = '\"evil@example.org\"' WHERE tenant_id = $1 AND path = '/email'"
+    await superuser.execute(change, uuid.UUID(registered.tenant_id))
+    (first, *_) = await entries(registered)
+    assert MessageToDict(first.event.payload)["email"].keys() == {"$c"}
+    result = await registered.verify()
+    assert result.verdict == pb.LOG_VERDICT_TAMPERED
+    assert "entry 0" in result.finding
+    assert "the personal value at /email is not the one that it commits to" in result.finding
+
+
+async def test_an_event_sent_again_after_redaction_brings_nothing_back(log: Log) -> None:
+    given = personal(log.tenant_id, 1, {"email": EMAIL}, "/email")
+    await log.send(given)
+    await redact(log, event_id=given.event_id)
+    (again,) = await log.send(given)
+    assert again.duplicate
+    (first, *_) = await entries(log)
+    assert not first.event.openings
+
+
+async def test_values_end_with_their_class(registered: Log) -> None:
+    await registered.send(
+        personal(registered.tenant_id, 5, {"ip": "10.0.0.1"}, "/ip", action="auth.session.create", entity="user:9")
+    )
+    keeper = Keeper(db=registered.suite.runtimes["audit"].db, rules=Rules(classes.DAYS), retirements=None)
+    assert (await entries(registered))[-1].event.openings
+    await keeper.look()  # nothing is old enough
+    assert (await entries(registered))[-1].event.openings
+    days = {"authentication": 0, "data": 365, "compliance": 2557}
+    await Keeper(db=registered.suite.runtimes["audit"].db, rules=Rules(days), retirements=None).look()
+    *_, session, told = await entries(registered)
+    assert not session.event.openings
+    assert (told.event.entity, told.event.action) == ("class:authentication", "audit.opening.expire")
+    assert (await entries(registered))[0].event.openings
+
+
+async def test_the_kit_marks_what_is_personal_and_forgets_it_once_it_left(suite: Suite) -> None:
+    await suite.start("projects", "audit")
+    admin = suite.person(Role.ROLE_ADMIN)
+    db = suite.runtimes["projects"].db
+    async with db.begin(tenant=admin.tenant_id) as tx:
+        details = {"email": EMAIL, "name": "x", "phone": None}
+        await outbox.record(
+            tx, "user:1", details, action="projects.project.create", actor=("user", admin.id),
+            personal=("/email", "/phone", "/missing/one"),
+        )  # fmt: skip
+    reader = admin.stub(AuditServiceStub)
+    async with asyncio.timeout(30):
+        while not (found := (await reader.ListEvents(pb.ListEventsRequest())).entries):
+            await asyncio.sleep(0.05)
+    assert MessageToDict(found[0].event.payload) == details
+    assert EMAIL not in found[0].body
+    connection = await suite.backends.postgres_server.connect(suite.database)
+    async with asyncio.timeout(30):
+        while True:
+            row = await connection.fetchrow(
+                "SELECT payload::text AS payload, deliver_time FROM projects.outbox WHERE event_id = $1",
+                found[0].event.event_id,
+            )
+            if row is not None and row["deliver_time"] is not None:
+                break
+            await asyncio.sleep(0.05)
+    await connection.close()
+    assert EMAIL not in row["payload"]
+
+
+def test_a_path_is_a_json_pointer() -> None:
+    payload = {"a/b": {"~": ["x", "y"]}, "n": None}
+    assert commitments.find(payload, "/a~1b/~0/1") == "y"
+    assert commitments.find(payload, "/a~1b/~0/2") is None
+    assert commitments.find(payload, "/a~1b/~0/-1") is None
+    assert commitments.commit(payload, ("/n", "/none", "/a~1b/~0/0/deeper")) == []
+    with pytest.raises(ValueError, match="no JSON Pointer"):
+        commitments.find(payload, "a")
+    assert Opening("/x", b"\0" * 16, "v").commitment == {"$c": hashlib.sha256(b"\0" * 16 + b'"v"').hexdigest()}
+
+
+async def _signed(log: Log, *, openings: bool = False) -> list[bytes]:
+    assert (await log.verify()).verdict == pb.LOG_VERDICT_OK
+    request = pb.ExportEventsRequest(with_openings=openings)
+    data = b"".join([message.chunk for message in await every(log.reader.ExportEvents(request))])
+    return data.splitlines(keepends=True)
+
+
+def _checkpoint(lines: list[bytes]) -> dict[str, Any]:
+    return dict(json.loads(lines[-1])["checkpoint"])

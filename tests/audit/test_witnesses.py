@@ -1,0 +1,103 @@
+"""The file witness: what it signs, what it refuses, and that it keeps before it signs."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from services.audit import merkle
+from services.audit.verifier import ORIGIN, Checkpoint, compose_note, leaf_hash
+from services.audit.witnesses import FileWitness, Overtaken, Refused
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
+def leaves(count: int, what: str = "head") -> list[bytes]:
+    return [leaf_hash(f"{what} {number}") for number in range(count)]
+
+
+def signed(count: int, *, what: str = "head", log_id: str = "super", key: Ed25519PrivateKey = KEY) -> Checkpoint:
+    tiles = merkle.Edge(0, {}).extend(leaves(count, what))
+    root = merkle.span_hash(merkle.Span(0, count), tiles)
+    note = compose_note(origin=ORIGIN, log_id=log_id, size=count, root=root, signed_at="2026-03-01T12:01:01Z")
+    return Checkpoint(log_id, count, root, note, key.sign(note.encode()), key.public_key().public_bytes_raw())
+
+
+def proof(old: int, count: int, what: str = "head") -> list[bytes]:
+    tiles = merkle.Edge(0, {}).extend(leaves(count, what))
+    return [merkle.span_hash(span, tiles) for span in merkle.consistency(old, count)]
+
+
+@pytest.fixture
+def witness(tmp_path: Path) -> FileWitness:
+    return FileWitness(tmp_path / "witness", ORIGIN)
+
+
+async def test_it_signs_what_grew_out_of_what_it_signed(witness: FileWitness, tmp_path: Path) -> None:
+    assert await witness.latest() is None
+    first = await witness.add_checkpoint(0, [], signed(3))
+    second = await witness.add_checkpoint(3, proof(3, 7), signed(7))
+    assert first.holds(signed(3).note)
+    assert second.holds(signed(7).note)
+    assert not second.holds(signed(3).note)
+    assert first.public_key == second.public_key
+    public = (tmp_path / "witness" / "public_key").read_text().strip()
+    assert base64.b64decode(public) == first.public_key
+    held = await FileWitness(tmp_path / "witness", ORIGIN).latest()
+    assert held is not None
+    assert (held.checkpoint, held.cosignature) == (signed(7), second)
+
+
+async def test_it_refuses_what_did_not_grow_out_of_it(witness: FileWitness) -> None:
+    await witness.add_checkpoint(0, [], signed(3))
+    with pytest.raises(Refused, match="does not begin with the 3 heads"):
+        await witness.add_checkpoint(3, proof(3, 7, "other"), signed(7, what="other"))
+    with pytest.raises(Refused, match="does not begin with the 3 heads"):
+        await witness.add_checkpoint(3, [], signed(3, what="other"))
+    with pytest.raises(Refused, match="has signed 3 heads, and the super-log has 2"):
+        await witness.add_checkpoint(3, [], signed(2))
+    with pytest.raises(Overtaken):
+        await witness.add_checkpoint(0, [], signed(7))
+    held = await witness.latest()
+    assert held is not None
+    assert held.checkpoint.size == 3
+
+
+async def test_it_knows_the_log_by_its_key(witness: FileWitness, tmp_path: Path) -> None:
+    await witness.add_checkpoint(0, [], signed(3))
+    rotated = Ed25519PrivateKey.generate()
+    with pytest.raises(Refused, match="add the new one to"):
+        await witness.add_checkpoint(3, proof(3, 7), signed(7, key=rotated))
+    with (tmp_path / "witness" / "log_keys").open("a") as keys:
+        keys.write(f"{base64.b64encode(rotated.public_key().public_bytes_raw()).decode()}\n")
+    await witness.add_checkpoint(3, proof(3, 7), signed(7, key=rotated))
+
+
+async def test_a_later_super_log_begins_anew_and_an_earlier_one_never(witness: FileWitness) -> None:
+    await witness.add_checkpoint(0, [], signed(9))
+    await witness.add_checkpoint(0, [], signed(4, log_id="super/2"))
+    with pytest.raises(Refused, match="which came later"):
+        await witness.add_checkpoint(0, [], signed(9))
+
+
+async def test_a_line_that_was_cut_off_was_never_signed(witness: FileWitness, tmp_path: Path) -> None:
+    await witness.add_checkpoint(0, [], signed(3))
+    (path,) = (tmp_path / "witness").glob("*.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: len(whole) // 2])
+    held = await witness.latest()
+    assert held is not None
+    assert held.checkpoint.size == 3
+    await witness.add_checkpoint(3, proof(3, 5), signed(5))
+    assert [json.loads(line)["checkpoint"]["size"] for line in path.read_bytes().splitlines()] == [3, 5]
+    assert path.stat().st_mode & 0o077 == 0
+
+
+async def test_a_line_that_was_changed_is_not_believed(witness: FileWitness, tmp_path: Path) -> None:
+    await witness.add_checkpoint(0, [], signed(3))
+    (path,) = (tmp_path / "witness").glob("*.jsonl")
+    path.write_bytes(path.read_bytes().replace(b'"time":', b'"time":1'))
+    with pytest.raises(Refused, match="not signed by the witness"):
+        await witness.latest()
