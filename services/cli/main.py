@@ -19,7 +19,19 @@ COMMANDS: Final = {
     "token": "services.cli.accounts:token",
     "whoami": "services.cli.accounts:whoami",
     "mail": "services.cli.accounts:mail",
+    "users": "services.cli.people:users",
+    "members": "services.cli.people:members",
+    "invitations": "services.cli.people:invitations",
+    "tenants": "services.cli.tenants:tenants",
+    "agents": "services.cli.agents:agents",
+    "sessions": "services.cli.security:sessions",
+    "factors": "services.cli.security:factors",
+    "password": "services.cli.security:password",
+    "reauthenticate": "services.cli.security:reauthenticate",
+    "security-events": "services.cli.security:security_events",
+    "usage": "services.cli.usage:usage",
     "audit": "services.cli.audit:audit",
+    "keys": "services.cli.keys:keys",
 }
 # Shown by --help without importing the command.
 SUMMARIES: Final = {
@@ -36,6 +48,18 @@ SUMMARIES: Final = {
     "token": "Print an access token that is good now.",
     "whoami": "Say who is logged in.",
     "mail": "List the mails of a development stack, or show one.",
+    "users": "People of the tenant, and their accounts.",
+    "members": "Members of the tenant: roles, tiers, scores.",
+    "invitations": "Ways in for new people.",
+    "tenants": "The tenants that you belong to, and the way between them.",
+    "agents": "Agents of the tenant, and their credentials.",
+    "sessions": "Where you are logged in.",
+    "factors": "Your second factors.",
+    "password": "Change your password, or get a new one.",
+    "reauthenticate": "Show again who you are; it counts for five minutes.",
+    "security-events": "Who tried what from where.",
+    "keys": "Rotate the key that protects stored API keys, and re-wrap what it protects.",
+    "usage": "What AI was used and what it cost: tables, CSV, charts.",
     "audit": "Export the audit log, and verify it with or without a server.",
 }
 

@@ -99,7 +99,7 @@ async def _read(response: httpx.Response) -> bytes:
 
 def _judge(response: httpx.Response, body: bytes, adapter: Adapter) -> None:
     status = response.status_code
-    if status in (401, 403):
+    if status in (401, 403) and isinstance(_json(body), dict):  # a firewall before it answers for no provider
         raise KeyRejectedByProvider(
             f"the provider refused the key with status {status}; it was not stored", status=status
         )

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from services.kit.db import Row
-from services.kit.vault import Vault
 from services.providers import envelopes
+from services.providers.guards import Transit
 from services.providers.secrets import Secret
 
 SECONDS = 300.0
@@ -31,7 +31,7 @@ class _Entry:
 class Deks:
     """The data keys that this process unwrapped."""
 
-    def __init__(self, vault: Vault, *, entries: int = ENTRIES, uses: int = USES, seconds: float = SECONDS) -> None:
+    def __init__(self, vault: Transit, *, entries: int = ENTRIES, uses: int = USES, seconds: float = SECONDS) -> None:
         self._vault = vault
         self._most = entries
         self._uses = uses

@@ -82,6 +82,15 @@ def parse(text: str, *, allow_loopback: bool) -> Endpoint:
     return Endpoint(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
 
 
+def trust(text: str) -> Endpoint:
+    """Read the address that an operator set: http too, and any host, for it is nobody else's word."""
+    parts, port = _split(text)
+    host = parts.hostname or ""
+    if parts.scheme not in {"http", "https"} or not (_literal(host) or _HOST.fullmatch(host)) or parts.query:
+        raise EndpointRefused("it must be http://HOST:PORT/PATH or https, without user and query")
+    return Endpoint(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
+
+
 async def pin(endpoint: Endpoint, *, allow_loopback: bool, resolve: Resolver) -> Pinned:
     """Resolve the host and give the address to connect to; one that is not public condemns them all."""
     if allow_loopback and endpoint.host == LOOPBACK:

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from services.kit import faults
 from services.kit.db import Row
-from services.kit.vault import Vault, VaultRefused
+from services.kit.vault import VaultRefused
 from services.providers import owners
+from services.providers.guards import Transit
 from services.providers.owners import Owner
 from services.providers.secrets import Secret
 
@@ -68,7 +69,7 @@ class Envelope:
     kek_version: int
 
 
-async def seal(vault: Vault, secret: Secret, binding: Binding) -> Envelope:
+async def seal(vault: Transit, secret: Secret, binding: Binding) -> Envelope:
     """Seal a key under a new data key, which is forgotten at once."""
     answer = await vault.write(f"transit/datakey/plaintext/{KEK}", context=binding.context, bits=256)
     wrapped = _WRAPPED.fullmatch(answer["ciphertext"])
@@ -83,7 +84,7 @@ async def seal(vault: Vault, secret: Secret, binding: Binding) -> Envelope:
     return Envelope(nonce + sealed, answer["ciphertext"], int(wrapped[1]))
 
 
-async def unwrap(vault: Vault, row: Row) -> Secret:
+async def unwrap(vault: Transit, row: Row) -> Secret:
     """Have OpenBao unwrap the data key of a key's row."""
     binding = Binding.of(row)
     try:
@@ -102,7 +103,7 @@ def unseal(row: Row, dek: Secret) -> Secret:
         raise _damaged(binding) from None
 
 
-async def fingerprint(vault: Vault, secret: Secret, *, tenant_id: str, owner: Owner, provider_type: str) -> bytes:
+async def fingerprint(vault: Transit, secret: Secret, *, tenant_id: str, owner: Owner, provider_type: str) -> bytes:
     """Give what a key is recognised by. Without OpenBao's key nobody can test a guess against it."""
     text = f"{tenant_id}|{owner}|{provider_type}|".encode() + secret.reveal()
     answer = await vault.write(

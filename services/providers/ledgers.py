@@ -1,12 +1,28 @@
-"""The ledger: one event for each committed reservation, never changed, and its roll-up by day. Sums come from here.
+"""The ledger: one event for each committed reservation or reported use, never changed, and its roll-up by day.
 
-Both are written in the transaction that commits a reservation, so neither can lack what the other has.
+Both are written in one transaction, so neither can lack what the other has. Sums come from here.
 """
 
+from collections.abc import Mapping, Sequence
 from datetime import date
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, Date, DateTime, MetaData, Numeric, Table, Text, Uuid, func, insert, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Date,
+    DateTime,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+    Uuid,
+    func,
+    insert,
+    select,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.sql import literal, tuple_
 
@@ -26,8 +42,10 @@ events = Table(
     Column("tenant_id", Uuid, nullable=False),
     Column("owner_kind", Text, nullable=False),
     Column("owner_id", Text, nullable=False),
-    Column("reservation_id", Uuid, nullable=False),
+    Column("reservation_id", Uuid),
+    Column("record_id", Uuid),
     Column("provider_id", Uuid, nullable=False),
+    Column("model_name", Text, nullable=False),
     Column("price_version_id", Uuid, nullable=False),
     Column("operation", Text, nullable=False),
     Column("day", Date, nullable=False),
@@ -58,14 +76,16 @@ table = Table(
 _record = Statement(
     insert(events).values(
         **params(
-            "tenant_id owner_kind owner_id reservation_id provider_id price_version_id operation day"
+            "tenant_id owner_kind owner_id reservation_id provider_id model_name price_version_id operation day"
             " input_tokens output_tokens cost_usd cost_nano"
         )
     )
 )
 _row = upsert(table).values(
-    **params("tenant_id owner_kind owner_id provider_id model_name date input_tokens output_tokens cost_usd cost_nano"),
-    request_count=1,
+    **params(
+        "tenant_id owner_kind owner_id provider_id model_name date request_count input_tokens output_tokens"
+        " cost_usd cost_nano"
+    )
 )
 _ADDED = ("request_count", "input_tokens", "output_tokens", "cost_usd", "cost_nano")
 _roll_up = Statement(
@@ -75,22 +95,19 @@ _roll_up = Statement(
     )
 )
 _today = table.c.date == param("day")
-_UNITS = {
+UNITS = {
     "requests": table.c.request_count,
     "tokens": table.c.input_tokens + table.c.output_tokens,
     "cost_usd": table.c.cost_nano,
 }
-_sums = Statement(
-    select(
-        *(
-            func.coalesce(func.sum(unit).filter(_today) if kind == "daily" else func.sum(unit), 0).label(
-                f"{kind}_{name}"
-            )
-            for name, unit in _UNITS.items()
-            for kind in ("daily", "monthly")
-        )
-    ).where(owners.owned(table), table.c.date >= param("month"), table.c.date < param("next_month"))
-)
+_sum = select(
+    *(
+        func.coalesce(func.sum(unit).filter(_today) if kind == "daily" else func.sum(unit), 0).label(f"{kind}_{name}")
+        for name, unit in UNITS.items()
+        for kind in ("daily", "monthly")
+    )
+).where(table.c.date >= param("month"), table.c.date < param("next_month"))
+_sums, _sums_of_all = Statement(_sum.where(owners.owned(table))), Statement(_sum)
 
 
 async def record(tx: Transaction, reservation: Row) -> None:
@@ -98,7 +115,12 @@ async def record(tx: Transaction, reservation: Row) -> None:
     same = {
         name: reservation[name] for name in ("provider_id", "input_tokens", "output_tokens", "cost_usd", "cost_nano")
     }
-    same |= {"tenant_id": tx.tenant_id, **owners.in_row(reservation).columns}
+    provider = await providers.row(tx, str(reservation["provider_id"]))
+    same |= {
+        "tenant_id": tx.tenant_id,
+        **owners.in_row(reservation).columns,
+        "model_name": provider["model_name"],
+    }
     await tx.run(
         _record,
         **same,
@@ -107,13 +129,19 @@ async def record(tx: Transaction, reservation: Row) -> None:
         operation=reservation["operation"],
         day=reservation["day"],
     )
-    provider = await providers.row(tx, str(reservation["provider_id"]))
-    await tx.run(_roll_up, **same, model_name=provider["model_name"], date=reservation["day"])
+    await tx.run(_roll_up, **same, date=reservation["day"], request_count=1)
+
+
+async def add(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add what was used to the roll-up, a row for each owner, provider, model and day."""
+    await tx.many(_roll_up, rows)
 
 
 async def sums(tx: Transaction, owner: Owner, day: date) -> Amounts:
-    """Give what an owner used in the windows that this day belongs to."""
-    row = await tx.only(_sums, **owner.columns, day=day, month=windows.month(day), next_month=windows.next_month(day))
+    """Give what an owner, or the tenant, used in the windows that this day belongs to."""
+    whole = owner.kind == "tenant"
+    bounds = {"day": day, "month": windows.month(day), "next_month": windows.next_month(day)}
+    row = await tx.only(_sums_of_all, **bounds) if whole else await tx.only(_sums, **owner.columns, **bounds)
     return {name: int(row[name]) for name in windows.NAMES}
 
 
@@ -126,15 +154,22 @@ async def page(tx: Transaction, request: pb.ListUsageRequest, page: Page) -> pb.
         .order_by(table.c.date.desc(), table.c.id.desc())
         .limit(page.limit)
     )
-    if request.start_date:
-        query = query.where(table.c.date >= _date("start_date", request.start_date))
-    if request.end_date:
-        query = query.where(table.c.date <= _date("end_date", request.end_date))
+    query = query.where(*between(table.c.date, request))
     if page.after is not None:
         last = tuple_(date.fromisoformat(page.after[0]), literal(UUID(page.after[1])))
         query = query.where(tuple_(table.c.date, table.c.id) < last)
     rows, token = page.end(await tx.all(query), key=lambda row: (row["date"].isoformat(), row["id"]))
     return pb.ListUsageResponse(usage=[_wire(row) for row in rows], next_page_token=token)
+
+
+def between(column: ColumnElement[date], request: Any) -> list[ColumnElement[bool]]:
+    """Give the conditions that `start_date` and `end_date` of a request are."""
+    found = []
+    if request.start_date:
+        found.append(column >= _date("start_date", request.start_date))
+    if request.end_date:
+        found.append(column <= _date("end_date", request.end_date))
+    return found
 
 
 def _date(field: str, text: str) -> date:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, FromClause
 from sqlalchemy.sql import literal
 
-from services.kit import calls
+from services.kit import calls, faults
 from services.kit.db import Row, param
 from triptych.common.v1.principal_pb2 import Principal, PrincipalKind
 from triptych.common.v1.role_pb2 import Role
@@ -34,6 +34,21 @@ class Owner(NamedTuple):
     def columns(self) -> dict[str, str]:
         """The owner as values of the columns that all tables have for it."""
         return {"owner_kind": self.kind, "owner_id": self.id}
+
+
+PLATFORM = Owner("service", "platform")
+
+
+def tenant(tenant_id: str) -> Owner:
+    """Give the tenant as a whole, which has counters and alerts like an owner."""
+    return Owner("tenant", tenant_id)
+
+
+def platform() -> Owner:
+    """Give the owner of keys that an admin stores for the whole tenant; nobody else may."""
+    if not sees_all():
+        raise faults.CallerNotPermitted("only an admin stores a key of the platform", permission="keys.store")
+    return PLATFORM
 
 
 def caller() -> Owner:

@@ -5,7 +5,7 @@ from sqlalchemy.sql import literal
 
 from services.kit import outbox, updates
 from services.kit.db import Constraints, Row, Statement, Transaction, param, params
-from services.kit.faults import AlreadyExists, FailedPrecondition, NotFound
+from services.kit.faults import Aborted, AlreadyExists, FailedPrecondition, NotFound
 from services.kit.paging import Page
 from services.providers import endpoints, money, prices
 from triptych.providers.v1 import provider_pb2, provider_service_pb2 as pb
@@ -29,6 +29,7 @@ table = Table(
     Column("revision", Integer, nullable=False, server_default="1"),
     Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("update_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("archive_time", DateTime(timezone=True)),
 )
 _price = prices.newest(table)
 _priced = select(
@@ -47,6 +48,7 @@ _insert = Statement(
     .returning(table.c.id)
 )
 _get = Statement(_priced.where(table.c.id == param("id")))
+_same = Statement(select(table).where(table.c.id == param("id")).with_for_update(read=True))
 
 
 class ProviderNotFound(NotFound):
@@ -67,6 +69,17 @@ class ProviderInactive(FailedPrecondition):
         super().__init__("the provider is switched off; use another", provider_id=provider_id)
 
 
+class ProviderArchived(FailedPrecondition):
+    """The provider is archived, for good."""
+
+    def __init__(self, provider_id: str) -> None:
+        super().__init__("the provider is archived; use another", provider_id=provider_id)
+
+
+class ProviderChanged(Aborted):
+    """The provider changed while a key was being proven there."""
+
+
 CONSTRAINTS: Constraints = {
     "providers_name": lambda: ProviderNameTaken("a provider of this name exists; choose another name")
 }
@@ -85,7 +98,7 @@ async def create(
         type=kind,
         model_name=given.model_name,
         api_endpoint=given.api_endpoint,
-        destination_host=_host(kind, given.api_endpoint, allow_loopback=allow_loopback),
+        destination_host=host(kind, given.api_endpoint, allow_loopback=allow_loopback),
         platform_provided=given.platform_provided,
         max_tokens=given.max_tokens,
         timeout_seconds=given.timeout_seconds,
@@ -98,16 +111,18 @@ async def create(
 
 async def get(tx: Transaction, provider_id: str) -> provider_pb2.Provider:
     """Give one provider."""
-    return _wire(await row(tx, provider_id))
+    return wire(await row(tx, provider_id))
 
 
-async def page(tx: Transaction, page: Page) -> pb.ListProvidersResponse:
+async def page(tx: Transaction, request: pb.ListProvidersRequest, page: Page) -> pb.ListProvidersResponse:
     """Give one page, in order of name."""
     query = _priced.order_by(table.c.name).limit(page.limit)
+    if not request.show_archived:
+        query = query.where(table.c.archive_time.is_(None))
     if page.after is not None:
         query = query.where(table.c.name > page.after[0])
     rows, token = page.end(await tx.all(query), key=lambda row: (row["name"],))
-    return pb.ListProvidersResponse(providers=[_wire(row) for row in rows], next_page_token=token)
+    return pb.ListProvidersResponse(providers=[wire(row) for row in rows], next_page_token=token)
 
 
 async def row(tx: Transaction, provider_id: str) -> Row:
@@ -118,7 +133,23 @@ async def row(tx: Transaction, provider_id: str) -> Row:
     return found
 
 
-def _host(kind: str, endpoint: str, *, allow_loopback: bool) -> str:
+def check_usable(row: Row, provider_id: str) -> None:
+    """Raise unless the row says that the provider may be used."""
+    if row["archive_time"] is not None:
+        raise ProviderArchived(provider_id)
+    if not row["active"]:
+        raise ProviderInactive(provider_id)
+
+
+async def check_same(tx: Transaction, seen: Row) -> None:
+    """Raise unless a provider is still usable and where it was, and keep it so until the transaction ends."""
+    now = await tx.only(_same, id=seen["id"])
+    check_usable(now, str(seen["id"]))
+    if any(now[name] != seen[name] for name in ("type", "destination_host")):
+        raise ProviderChanged("the provider was changed meanwhile; try again", provider_id=seen["id"])
+
+
+def host(kind: str, endpoint: str, *, allow_loopback: bool) -> str:
     """Give the host that keys for this provider may be sent to."""
     if kind != LOCAL:
         return endpoints.parse(endpoint, allow_loopback=allow_loopback).host
@@ -131,7 +162,8 @@ def _kind(number: "provider_pb2.ProviderType.ValueType") -> str:
     return provider_pb2.ProviderType.Name(number).removeprefix("PROVIDER_TYPE_").lower()
 
 
-def _wire(row: Row) -> provider_pb2.Provider:
+def wire(row: Row) -> provider_pb2.Provider:
+    """Write a provider with its newest prices."""
     return provider_pb2.Provider(
         id=str(row["id"]),
         name=row["name"],
@@ -146,5 +178,6 @@ def _wire(row: Row) -> provider_pb2.Provider:
         timeout_seconds=row["timeout_seconds"],
         create_time=row["create_time"],
         update_time=row["update_time"],
+        archive_time=row["archive_time"],
         etag=updates.etag(row["revision"]),
     )

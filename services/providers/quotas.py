@@ -23,12 +23,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from services.kit import calls, faults, outbox, updates
+from services.kit import calls, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import NotFound
 from services.providers import money, owners, windows
 from services.providers.owners import Owner
-from services.providers.windows import NAMES, Limits
+from services.providers.windows import CONCURRENT, NAMES, Limits
 from triptych.common.v1.role_pb2 import Role
 from triptych.providers.v1 import quota_pb2, quota_service_pb2 as pb
 
@@ -36,22 +36,26 @@ Stored = dict[str, int | Decimal | None]
 """Limits as columns have them: cost in dollars."""
 
 
-def _default(daily: int, monthly: int, daily_cost: int, monthly_cost: int) -> Stored:
+LIMITS = (*NAMES, CONCURRENT)
+
+
+def _default(daily: int, monthly: int, daily_cost: int, monthly_cost: int, concurrent: int) -> Stored:
     return {
-        **dict.fromkeys(NAMES),
+        **dict.fromkeys(LIMITS),
         "daily_requests": daily,
         "monthly_requests": monthly,
         "daily_cost_usd": Decimal(daily_cost),
         "monthly_cost_usd": Decimal(monthly_cost),
+        CONCURRENT: concurrent,
     }
 
 
-_USER = _default(1_000, 30_000, 100, 3_000)
+_USER = _default(1_000, 30_000, 100, 3_000, 10)
 DEFAULTS: dict[int, Stored] = {
-    Role.ROLE_ADMIN: _default(10_000, 300_000, 1_000, 30_000),
+    Role.ROLE_ADMIN: _default(10_000, 300_000, 1_000, 30_000, 100),
     Role.ROLE_USER: _USER,
-    Role.ROLE_VIEWER: _default(100, 3_000, 10, 300),
-    Role.ROLE_GUEST: _default(0, 0, 0, 0),
+    Role.ROLE_VIEWER: _default(100, 3_000, 10, 300, 1),
+    Role.ROLE_GUEST: _default(0, 0, 0, 0, 0),
     Role.ROLE_UNSPECIFIED: _USER,  # agents and services, and people who were never seen
 }
 
@@ -69,6 +73,7 @@ table = Table(
     Column("monthly_tokens", BigInteger),
     Column("daily_cost_usd", Numeric(20, 12)),
     Column("monthly_cost_usd", Numeric(20, 12)),
+    Column("concurrent_requests", BigInteger),
     Column("epoch", BigInteger, nullable=False, server_default="1"),
     Column("revision", Integer, nullable=False, server_default="0"),
     Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
@@ -92,7 +97,7 @@ _ensure = Statement(_insert.on_conflict_do_nothing())
 _set = Statement(
     update(table)
     .where(_mine)
-    .values(**params(" ".join(NAMES)), custom=True, revision=table.c.revision + 1, update_time=func.now())
+    .values(**params(" ".join(LIMITS)), custom=True, revision=table.c.revision + 1, update_time=func.now())
     .returning(*table.c)
 )
 _renew = Statement(
@@ -117,7 +122,7 @@ async def get(tx: Transaction, owner: Owner) -> tuple[quota_pb2.Quota, Limits]:
     row = await tx.one(_get, **owner.columns)
     if row is None:
         stored = DEFAULTS[_role(owner)]
-        return _wire(owner, stored, custom=False, revision=0), _in_units(stored)
+        return _wire(owner, stored, custom=False, revision=0), windows.in_units(stored)
     return _wire(owner, _stored(row), custom=row["custom"], revision=row["revision"]), limits(row)
 
 
@@ -168,15 +173,11 @@ async def now(tx: Transaction) -> datetime:
 
 def limits(row: Row) -> Limits:
     """Give the limits that count, in the units of the windows."""
-    return _in_units(_stored(row))
-
-
-def _in_units(stored: Stored) -> Limits:
-    return {name: money.nano_floor(value) if isinstance(value, Decimal) else value for name, value in stored.items()}
+    return windows.in_units(_stored(row))
 
 
 def _stored(row: Row) -> Stored:
-    return {name: row[name] for name in NAMES} if row["custom"] else DEFAULTS[row["role"]]
+    return {name: row[name] for name in LIMITS} if row["custom"] else DEFAULTS[row["role"]]
 
 
 def _role(owner: Owner) -> int:
@@ -185,16 +186,8 @@ def _role(owner: Owner) -> int:
 
 
 def _given(quota: quota_pb2.Quota) -> Stored:
-    return {name: _limit(name, getattr(quota, name)) if quota.HasField(name) else None for name in NAMES}
-
-
-def _limit(name: str, value: int | str) -> int | Decimal:
-    limit = money.parse(value) if isinstance(value, str) else value
-    if limit > (money.LARGEST if isinstance(limit, Decimal) else windows.LARGEST):
-        path = f"quota.{name}"
-        problem = f"a limit above {money.LARGEST} USD or 2^52 cannot be kept exactly; leave it out for none"
-        raise faults.RequestInvalid(f"{path}: {problem}", violations={path: problem}, fields=path)
-    return limit
+    given = {name: getattr(quota, name) for name in LIMITS if quota.HasField(name)}  # type: ignore[arg-type]
+    return dict.fromkeys(LIMITS) | {name: windows.limit(f"quota.{name}", value) for name, value in given.items()}
 
 
 def _wire(owner: Owner, stored: Stored, *, custom: bool, revision: int) -> quota_pb2.Quota:

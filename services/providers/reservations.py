@@ -4,10 +4,6 @@ held -> committed | released | expired; expired -> committed (a late commit is c
 Nothing here talks to Valkey: `admissions` does, before and after these transactions.
 """
 
-import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
 from decimal import Decimal
 
 from sqlalchemy import (
@@ -27,16 +23,16 @@ from sqlalchemy import (
     update,
 )
 
-from services.kit import faults, outbox
-from services.kit.db import Row, Statement, Transaction, param, params
-from services.kit.faults import FailedPrecondition, NotFound, ResourceExhausted
-from services.providers import alerts, ledgers, money, owners, providers, quotas, windows
-from services.providers.counters import Account, Hold
-from services.providers.windows import Limits, Want
+from services.kit import outbox
+from services.kit.db import Constraints, Row, Statement, Transaction, param, params
+from services.kit.faults import Aborted, FailedPrecondition, NotFound
+from services.providers import alerts, ledgers, money, owners, quotas
+from services.providers.owners import Owner
+from services.providers.plans import Plan
 from triptych.providers.v1 import quota_pb2, quota_service_pb2 as pb
 
-USUAL_HOLD, SHORTEST_HOLD = 120, 10
-"""Seconds."""
+RESERVE, COMMIT, RELEASE = (f"providers.quota.{verb}" for verb in ("reserve", "commit", "release"))
+"""Actions of the audit log: the same, whichever RPC does it."""
 
 table = Table(
     "reservations",
@@ -46,6 +42,7 @@ table = Table(
     Column("owner_kind", Text, nullable=False),
     Column("owner_id", Text, nullable=False),
     Column("hold_id", Uuid, nullable=False),
+    Column("invocation_id", Uuid),
     Column("provider_id", Uuid, nullable=False),
     Column("price_version_id", Uuid, nullable=False),
     Column("input_cost_usd_per_1k", Numeric(20, 12), nullable=False),
@@ -69,7 +66,7 @@ _insert = Statement(
     insert(table)
     .values(
         **params(
-            "tenant_id owner_kind owner_id hold_id provider_id price_version_id input_cost_usd_per_1k"
+            "tenant_id owner_kind owner_id hold_id invocation_id provider_id price_version_id input_cost_usd_per_1k"
             " output_cost_usd_per_1k operation day estimated_tokens estimated_cost_usd estimated_cost_nano expire_time"
         ),
         state="held",
@@ -110,76 +107,49 @@ class ReservationSettled(FailedPrecondition):
         super().__init__(f"the reservation was {state} already, or with other numbers", state=state)
 
 
-class QuotaExceeded(ResourceExhausted):
-    """The hold does not fit in a window."""
+class InvocationRunning(Aborted):
+    """The call with this request_id is still under way."""
 
-    def __init__(self, exceeded: Sequence[str], limits: Limits, account: Account) -> None:
-        texts = {name: windows.text(name, limits[name] or 0) for name in exceeded}
-        super().__init__(
-            f"the quota is used up: {', '.join(exceeded)}",
-            violations={name: f"the limit is {limit}" for name, limit in texts.items()},
-            retry_after=max(windows.reset_time(name, account.day) for name in exceeded) - account.now,
-            window=exceeded[0],
-            limit=texts[exceeded[0]],
-        )
+    def __init__(self) -> None:
+        super().__init__("the call with this request_id is still under way; repeat it later")
 
 
-class EpochPassed(Exception):
-    """The counters under which a hold was admitted are not those that count any more: begin again."""
+CONSTRAINTS: Constraints = {"reservations_invocation": InvocationRunning}
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A reservation that is about to be made: for whom, at which price, against which limits."""
-
-    provider: Row
-    account: Account
-    limits: Limits
-    hold: Hold
-    cost: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What the counters must be told after a commit or release."""
-
-    account: Account
-    reservation_id: uuid.UUID
-    hold_id: str
-    used: Want | None
-    """None after a release."""
-    counted: bool
-
-
-async def plan(tx: Transaction, request: pb.ReserveQuotaRequest) -> Plan:
-    """Read what a reservation depends on."""
-    provider = await providers.row(tx, request.provider_id)
-    if not provider["active"]:
-        raise providers.ProviderInactive(request.provider_id)
-    row = await quotas.see(tx, owners.caller())
-    account = account_of(tx, row)
-    prices = provider["input_cost_usd_per_1k"], provider["output_cost_usd_per_1k"]
-    cost = money.cost(request.estimated_input_tokens, request.estimated_output_tokens, *prices)
-    tokens = request.estimated_input_tokens + request.estimated_output_tokens
-    hold = Hold(
-        id=_hold_id(account, request.request_id),
-        want=Want(tokens=tokens, cost=money.nano(cost)),
-        day=account.day,
-        expire_time=account.now + timedelta(seconds=_seconds(request)),
+async def store(tx: Transaction, plan: Plan) -> quota_pb2.Reservation:
+    """Store a reservation that was admitted."""
+    provider, hold = plan.provider, plan.hold
+    row = await tx.only(
+        _insert,
+        tenant_id=tx.tenant_id,
+        **plan.owner.columns,
+        hold_id=hold.id,
+        invocation_id=plan.demand.invocation_id,
+        provider_id=provider["id"],
+        price_version_id=provider["price_version_id"],
+        input_cost_usd_per_1k=plan.prices[0],
+        output_cost_usd_per_1k=plan.prices[1],
+        operation=plan.demand.operation,
+        day=hold.day,
+        estimated_tokens=hold.want.tokens,
+        estimated_cost_usd=plan.cost,
+        estimated_cost_nano=hold.want.cost,
+        expire_time=hold.expire_time,
     )
-    return Plan(provider, account, quotas.limits(row), hold, cost)
+    return await _recorded(tx, row, RESERVE)
 
 
-async def insert_held(tx: Transaction, request: pb.ReserveQuotaRequest, *, plan: Plan) -> pb.ReserveQuotaResponse:
-    """Store a reservation that the counters admitted, unless they were rebuilt since."""
-    if await quotas.share(tx, plan.account.owner) != plan.account.epoch:
-        raise EpochPassed
-    return await store(tx, request, plan)
+async def answer(tx: Transaction, request: pb.ReserveQuotaRequest, *, plan: Plan) -> pb.ReserveQuotaResponse:  # noqa: ARG001 - as requests.once calls it
+    """Store a reservation and answer the request for it."""
+    return pb.ReserveQuotaResponse(reservation=await store(tx, plan))
 
 
-async def commit(tx: Transaction, request: pb.CommitReservationRequest) -> pb.CommitReservationResponse:
+async def commit(
+    tx: Transaction, request: pb.CommitReservationRequest, *, owner: Owner
+) -> pb.CommitReservationResponse:
     """Charge what was used: reservation, ledger, roll-up and alerts in one transaction."""
-    row = await _lock_own(tx, request.reservation_id)
+    row = await _lock_own(tx, request.reservation_id, owner)
     cost = money.cost(
         request.input_tokens, request.output_tokens, row["input_cost_usd_per_1k"], row["output_cost_usd_per_1k"]
     )
@@ -187,32 +157,24 @@ async def commit(tx: Transaction, request: pb.CommitReservationRequest) -> pb.Co
         row = await _charge(tx, request, cost)
     elif row["state"] != "committed" or not _same(row, request):
         raise ReservationSettled(row["state"])
-    reservation = wire(row)
-    await outbox.record(tx, f"reservation:{reservation.id}", reservation)
-    return pb.CommitReservationResponse(reservation=reservation)
+    return pb.CommitReservationResponse(reservation=await _recorded(tx, row, COMMIT, owner))
 
 
-async def release(tx: Transaction, request: pb.ReleaseReservationRequest) -> pb.ReleaseReservationResponse:
+async def release(
+    tx: Transaction, request: pb.ReleaseReservationRequest, *, owner: Owner
+) -> pb.ReleaseReservationResponse:
     """Give the hold back; one that was given back stays so."""
-    row = await _lock_own(tx, request.reservation_id)
+    row = await _lock_own(tx, request.reservation_id, owner)
     if row["state"] == "committed":
         raise ReservationSettled(row["state"])
     if row["state"] != "released":
         row = await tx.only(_release, reservation_id=row["id"])
-    reservation = wire(row)
-    await outbox.record(tx, f"reservation:{reservation.id}", reservation)
-    return pb.ReleaseReservationResponse(reservation=reservation)
+    return pb.ReleaseReservationResponse(reservation=await _recorded(tx, row, RELEASE, owner))
 
 
-async def settlement(tx: Transaction, reservation_id: str) -> Settlement:
-    """Give what the counters must be told of a settled reservation; the epoch holds until the transaction ends."""
-    row = await tx.only(_get, id=reservation_id)
-    owner = owners.in_row(row)
-    epoch = await quotas.share(tx, owner)
-    account = Account(tx.tenant_id, owner, epoch, await quotas.now(tx))
-    committed = row["state"] == "committed"
-    used = Want(row["input_tokens"] + row["output_tokens"], row["cost_nano"]) if committed else None
-    return Settlement(account, row["id"], str(row["hold_id"]), used, row["counted"])
+async def get(tx: Transaction, reservation_id: str) -> Row:
+    """Give the row of a reservation that is known to be there."""
+    return await tx.only(_get, id=reservation_id)
 
 
 async def state_of_hold(tx: Transaction, hold_id: str) -> str | None:
@@ -221,28 +183,12 @@ async def state_of_hold(tx: Transaction, hold_id: str) -> str | None:
     return None if row is None else row["state"]
 
 
-async def store(tx: Transaction, request: pb.ReserveQuotaRequest, plan: Plan) -> pb.ReserveQuotaResponse:
-    """Store a reservation that was admitted."""
-    provider = plan.provider
-    row = await tx.only(
-        _insert,
-        tenant_id=tx.tenant_id,
-        **plan.account.owner.columns,
-        hold_id=plan.hold.id,
-        provider_id=provider["id"],
-        price_version_id=provider["price_version_id"],
-        input_cost_usd_per_1k=provider["input_cost_usd_per_1k"],
-        output_cost_usd_per_1k=provider["output_cost_usd_per_1k"],
-        operation=request.operation,
-        day=plan.hold.day,
-        estimated_tokens=plan.hold.want.tokens,
-        estimated_cost_usd=plan.cost,
-        estimated_cost_nano=plan.hold.want.cost,
-        expire_time=plan.hold.expire_time,
-    )
+async def _recorded(tx: Transaction, row: Row, action: str, owner: Owner | None = None) -> quota_pb2.Reservation:
+    """Tell the audit log; work that goes on after its call still acts for the owner."""
     reservation = wire(row)
-    await outbox.record(tx, f"reservation:{reservation.id}", reservation)
-    return pb.ReserveQuotaResponse(reservation=reservation)
+    actor = (owner.kind, owner.id) if owner is not None else None
+    await outbox.record(tx, f"reservation:{reservation.id}", reservation, action=action, actor=actor)
+    return reservation
 
 
 async def _charge(tx: Transaction, request: pb.CommitReservationRequest, cost: Decimal) -> Row:
@@ -262,34 +208,11 @@ async def _charge(tx: Transaction, request: pb.CommitReservationRequest, cost: D
     return row
 
 
-async def _lock_own(tx: Transaction, reservation_id: str) -> Row:
+async def _lock_own(tx: Transaction, reservation_id: str, owner: Owner) -> Row:
     row = await tx.one(_lock, id=reservation_id)
-    if row is None or owners.in_row(row) != owners.caller():
+    if row is None or owners.in_row(row) != owner:
         raise ReservationNotFound(reservation_id)
     return row
-
-
-def account_of(tx: Transaction, row: Row) -> Account:
-    """Give the account of a quota row."""
-    return Account(tx.tenant_id, owners.in_row(row), row["epoch"], row["now"])
-
-
-def _hold_id(account: Account, request_id: str) -> str:
-    """The same request of a day holds once, however often and at how many servers it arrives at the same time."""
-    if not request_id:
-        return str(uuid.uuid4())
-    name = f"{account.owner}|{request_id.lower()}|{account.day}"
-    return str(uuid.uuid5(uuid.UUID(account.tenant_id), name))
-
-
-def _seconds(request: pb.ReserveQuotaRequest) -> int:
-    seconds = request.hold_seconds or USUAL_HOLD
-    if seconds < SHORTEST_HOLD:
-        problem = f"must be 0 or at least {SHORTEST_HOLD}"
-        raise faults.RequestInvalid(
-            f"hold_seconds: {problem}", violations={"hold_seconds": problem}, fields="hold_seconds"
-        )
-    return seconds
 
 
 def _same(row: Row, request: pb.CommitReservationRequest) -> bool:

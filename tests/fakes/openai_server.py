@@ -1,4 +1,4 @@
-"""The demonstration's OpenAI server, which here can also misbehave: slow, garbage, broken, busy, redirect, anthropic.
+"""The demonstration's OpenAI server, which also misbehaves: slow, garbage, broken, busy, walled, redirect, anthropic.
 
 Run it alone: python -m tests.fakes.openai_server --port 8001 --mode slow
 """
@@ -9,7 +9,7 @@ from typing import Final, Literal, get_args
 from services.cli.demo import openai_server
 from services.cli.demo.openai_server import PREFIX, Answer, OpenAIServer, Request, arguments
 
-Mode = Literal["well", "slow", "garbage", "broken", "busy", "redirect", "endless", "anthropic"]
+Mode = Literal["well", "slow", "garbage", "broken", "busy", "redirect", "endless", "walled", "anthropic"]
 RETRY_SECONDS: Final = 17
 
 
@@ -39,6 +39,7 @@ class FakeOpenAI(OpenAIServer):
             "broken": Answer.error(500, "The server had an error while processing your request."),
             "busy": Answer(429, busy.body, {"retry-after": str(RETRY_SECONDS)}),
             "redirect": Answer(302, b"", {"location": f"{self.url}/v1/elsewhere"}),
+            "walled": Answer(403, b"<html>Blocked by the firewall</html>"),
             "endless": Answer(200, b"[" + b" " * (5 * 1024 * 1024)),
         }.get(self.mode)
 

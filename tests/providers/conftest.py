@@ -1,5 +1,6 @@
 """The providers service with loopback endpoints allowed, a fake provider, and what most tests begin with."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -9,7 +10,9 @@ from redis.asyncio import Redis
 
 from services.kit import valkey
 from services.kit.server import Runtime
+from tests.conftest import copy_database
 from tests.fakes.openai_server import FakeOpenAI
+from tests.providers.islands import Island
 from tests.suite import Person, Suite
 from triptych.common.v1.role_pb2 import Role
 from triptych.providers.v1 import provider_service_pb2 as provider_pb
@@ -81,3 +84,17 @@ async def superuser(suite: Suite) -> AsyncIterator["asyncpg.Connection[asyncpg.R
     await connection.execute("SET search_path TO providers")
     yield connection
     await connection.close()
+
+
+@pytest.fixture(scope="session")
+async def island(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Island]:
+    """A service that has its OpenBao and its database to itself."""
+    name = f"{suite.database}_island"
+    await asyncio.to_thread(copy_database, suite.backends, name)
+    folder = tmp_path_factory.mktemp("island")
+    running = Island(suite.backends, name, folder)
+    try:
+        await running.start("providers")
+        yield running
+    finally:
+        await running.stop()

@@ -1,24 +1,41 @@
 """A key that is easy to recognise is stored, opened, refused and revoked; afterwards it is looked for everywhere."""
 
+import asyncio
+import base64
+import importlib
 import logging
 import pickle
+import re
+import sys
 import uuid
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf import descriptor_pool
+from google.protobuf.message_factory import GetMessageClass
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from redis.asyncio import Redis
 
-from services.kit import faults
+from services.kit import faults, log, telemetry
+from services.kit.server import Runtime
+from services.providers import __main__ as main, envelopes
 from services.providers.adapters.anthropic import Anthropic
 from services.providers.adapters.openai import Compatible, OpenAI
 from services.providers.secrets import Secret
+from tests.fakes.model_servers import FakeModels
 from tests.fakes.openai_server import FakeOpenAI, Mode
 from tests.providers.conftest import AddProvider
 from tests.providers.test_keys_api import owner, to_resolve, to_store
 from tests.suite import Person, Suite
-from triptych.providers.v1 import key_service_pb2 as pb
+from triptych.providers.v1 import key_service_pb2 as pb, model_pb2, model_service_pb2
 from triptych.providers.v1.key_service_pb2_grpc import KeyServiceStub
+from triptych.providers.v1.model_service_pb2_grpc import ModelServiceStub
+from triptych.providers.v1.provider_pb2 import Provider
 
 CANARY = "CaNaRyThatMustNotSing"
 KEY = f"sk-demo-{CANARY}-tail"
@@ -70,14 +87,72 @@ async def _in_database(superuser: Any) -> list[str]:
     return [row["row"] for row in rows]
 
 
+class Spans(SpanExporter):
+    """Keeps what would be sent to a collector, as text."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Keep them."""
+        self.texts += [span.to_json() for span in spans]
+        return SpanExportResult.SUCCESS
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
+    """Traces of everything that runs meanwhile."""
+    kept, provider = Spans(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("test"))
+    yield kept
+    provider.shutdown()
+
+
+async def _call_all(person: Person, services: list[str]) -> list[Any]:
+    """Call each method of the context once, with next to nothing: what matters here is what it leaves behind."""
+    answers: list[Any] = []
+    for name in services:
+        service = descriptor_pool.Default().FindServiceByName(name)
+        module = importlib.import_module(service.file.name.replace("/", ".").replace(".proto", "_pb2_grpc"))
+        stub = person.stub(getattr(module, f"{service.name}Stub"))
+        for method in service.methods:
+            request = GetMessageClass(method.input_type)()
+            try:
+                if method.server_streaming:
+                    answers += [item async for item in getattr(stub, method.name)(request, timeout=0.3)]
+                else:
+                    answers.append(await getattr(stub, method.name)(request))
+            except (faults.Fault, grpc.aio.AioRpcError) as error:
+                answers.append(error)
+    return answers
+
+
+async def _dek(runtime: Runtime, superuser: Any, key_id: str) -> bytes:
+    row = await superuser.fetchrow("SELECT * FROM user_providers WHERE id = $1", key_id)
+    return bytes((await envelopes.unwrap(runtime.vault, row)).reveal())
+
+
+async def _talk(person: Person, provider: Provider) -> list[Any]:
+    """Have a model asked with the key, in both ways."""
+    message = model_pb2.ChatMessage(role=model_pb2.CHAT_ROLE_USER, content="anything")
+    given: Any = {"provider_id": provider.id, "operation": "review", "messages": [message]}
+    stub = person.stub(ModelServiceStub)
+    answers: list[Any] = [await stub.InvokeModel(model_service_pb2.InvokeModelRequest(**given))]
+    streamed = stub.StreamModel(model_service_pb2.StreamModelRequest(**given))
+    return answers + [item async for item in streamed]
+
+
 async def test_the_canary_is_nowhere_but_in_the_one_answer_that_asks_for_it(  # noqa: PLR0917 - fixtures
     user: Person,
     admin: Person,
     add_provider: AddProvider,
     fake: FakeOpenAI,
     suite: Suite,
+    runtime: Runtime,
     superuser: Any,
     store: Redis,
+    spans: Spans,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -85,14 +160,25 @@ async def test_the_canary_is_nowhere_but_in_the_one_answer_that_asks_for_it(  # 
     provider = await add_provider(type="PROVIDER_TYPE_OPENAI", api_endpoint=fake.url)
     stub, experiments = user.stub(KeyServiceStub), (await suite.service("experiments", user)).stub(KeyServiceStub)
     answers: list[Any] = [await stub.StoreKey(to_store(provider, KEY, request_id=str(uuid.uuid4())))]
-    key_id = answers[0].key.id
-    opened = await experiments.ResolveKey(to_resolve(user, provider))
-    assert opened.api_key == KEY
+    first = answers[0].key.id
+    deks = [await _dek(runtime, superuser, first)]
+    assert (await experiments.ResolveKey(to_resolve(user, provider))).api_key == KEY
+    answers.append(await stub.ValidateKey(pb.ValidateKeyRequest(key_id=first)))
+    async with FakeModels("openai") as models:
+        asked = await add_provider(type="PROVIDER_TYPE_OPENAI", api_endpoint=models.url)
+        answers.append(await stub.StoreKey(to_store(asked, KEY)))
+        deks.append(await _dek(runtime, superuser, answers[-1].key.id))
+        answers += await _talk(user, asked)
+    answers.append(await stub.RotateKey(pb.RotateKeyRequest(key_id=first, api_key=f"{KEY}-2")))
+    key_id = answers[-1].key.id
+    deks.append(await _dek(runtime, superuser, key_id))
     found = await _refusals(admin, add_provider, fake)
     fake.mode = "well"
-    with pytest.raises(faults.AlreadyExists) as again:
-        await stub.StoreKey(to_store(provider, KEY))
-    found.append(again.value)
+    for again in (stub.StoreKey(to_store(provider, KEY)), stub.StoreKey(to_store(provider, f"{KEY}-2"))):
+        with pytest.raises(faults.AlreadyExists) as exists:
+            await again
+        found.append(exists.value)
+    database = await _in_database(superuser)
     await superuser.execute("UPDATE user_providers SET encrypted_dek = 'vault:v1:x' WHERE id = $1", key_id)
     other = (await suite.launch("providers", allow_loopback_endpoints=True), suite.runtimes["providers"])
     suite.runtimes["providers"] = other[0]
@@ -104,19 +190,49 @@ async def test_the_canary_is_nowhere_but_in_the_one_answer_that_asks_for_it(  # 
     await other[0].stop()
     answers.append(await stub.GetKey(pb.GetKeyRequest(key_id=key_id)))
     answers.append(await stub.ListKeys(pb.ListKeysRequest()))
-    database = await _in_database(superuser)
+    services = [name for name, _ in runtime._adders]
+    answers += await _call_all(admin, services)
+    database += await _in_database(superuser)
     answers.append(await stub.RevokeKey(pb.RevokeKeyRequest(key_id=key_id)))
     database += await _in_database(superuser)
+    log.flush()
     output = capfd.readouterr()
-    assert "KeyService/ResolveKey" in output.out  # the log is there, and it is this one
-    texts = [output.out, output.err, caplog.text, *database]
+    for name in services:
+        for method in descriptor_pool.Default().FindServiceByName(name).methods:
+            assert f"/{name}/{method.name}" in output.out  # every one of them ran, and left its line
+    assert any("KeyService/ResolveKey" in text for text in spans.texts)
+    texts = [output.out, output.err, caplog.text, *database, *spans.texts]
     texts += [repr(answer) for answer in answers]
     texts += [f"{fault!r} {fault} {fault.facts} {fault.violations} {fault.status()!r}" for fault in found]
     texts += [pickle.dumps((fault.text, fault.facts)).decode("latin-1") for fault in found]
     texts += [item.decode("latin-1") for item in await _in_valkey(store)]
-    for form in (CANARY, CANARY.encode().hex(), KEY.encode().hex()):
-        assert not [text for text in texts if form in text]
+    forms = [CANARY, CANARY.encode().hex(), base64.b64encode(KEY.encode()).decode()[:20]]
+    for dek in deks:
+        assert len(dek) == 32
+        forms += [dek.hex(), base64.b64encode(dek).decode(), dek.decode("latin-1"), repr(dek)[2:-1]]
+    for form in forms:
+        assert not [text[:200] for text in texts if form in text]
     assert owner(user).id in "".join(database)  # the dump holds what was done
+
+
+async def test_the_process_leaves_no_core() -> None:
+    script = (
+        "from services.providers import dumps; dumps.forbid(); import sys; print('ready', flush=True); sys.stdin.read()"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-u", "-c", script, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    limits = await asyncio.to_thread(Path(f"/proc/{process.pid}/limits").read_text)
+    assert re.search(r"Max core file size\s+0\s+0\s", limits)
+    process.terminate()
+    await process.wait()
+
+
+def test_the_service_takes_that_right_away_before_it_serves() -> None:
+    source = Path(main.__file__).read_text()
+    assert source.index("dumps.forbid()") < source.index("serve(SETTINGS, wire)")
 
 
 @pytest.mark.parametrize("adapter", [OpenAI(), Compatible(), Anthropic()])

@@ -23,6 +23,9 @@ from tests.suite import Person
         "UPDATE price_versions SET input_cost_usd_per_1k = 0",
         "UPDATE cost_alerts SET threshold_percent = 80",
         "TRUNCATE user_quotas",
+        "DELETE FROM tenant_ai_config",
+        "DELETE FROM provider_health",
+        "UPDATE usage_charges SET create_time = now()",
         "SELECT * FROM outbox",
     ],
 )

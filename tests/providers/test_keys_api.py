@@ -96,7 +96,7 @@ async def test_a_key_that_the_provider_refuses_is_not_stored(user: Person, provi
     assert not (await user.stub(KeyServiceStub).ListKeys(pb.ListKeysRequest())).keys
 
 
-@pytest.mark.parametrize("mode", ["garbage", "broken", "busy", "redirect", "endless"])
+@pytest.mark.parametrize("mode", ["garbage", "broken", "busy", "redirect", "walled", "endless"])
 async def test_a_provider_that_answers_anything_else_leaves_the_key_unjudged(
     user: Person, provider: Provider, fake: FakeOpenAI, mode: Mode
 ) -> None:

@@ -12,9 +12,11 @@ from redis.asyncio import Redis
 
 from services.kit import faults
 from services.kit.server import Runtime
-from services.providers.admissions import Admissions
+from services.providers.bookings import Bookings
+from services.providers.budgets import Budgets
 from services.providers.counters import Counters
 from services.providers.owners import Owner
+from services.providers.rebuilds import Rebuilds
 from tests.providers.conftest import AddProvider
 from tests.suite import Person, Suite
 from triptych.common.v1.principal_pb2 import Principal, PrincipalKind
@@ -53,7 +55,7 @@ async def windows(person: Person) -> dict[str, tuple[str, str]]:
 async def counters(store: Redis, person: Person) -> dict[str, int]:
     """The day's counters as Valkey has them."""
     day = datetime.now(UTC).date()
-    found = await store.hgetall(f"quota:{{{person.tenant_id}:user:{person.id}}}:{day}")
+    found = await store.hgetall(f"quota:{{{person.tenant_id}}}:user:{person.id}:{day}")
     return {
         name.decode() if isinstance(name, bytes) else name: int(value)
         for name, value in found.items()
@@ -91,9 +93,20 @@ def stub(user: Person) -> "QuotaServiceAsyncStub":
     return user.stub(QuotaServiceStub)
 
 
+def bookings_with(runtime: Runtime, store: Redis) -> Bookings:
+    counters = Counters(store)
+    rebuilds, budgets = Rebuilds(db=runtime.db, counters=counters), Budgets(db=runtime.db, counters=counters)
+    return Bookings(db=runtime.db, counters=counters, rebuilds=rebuilds, budgets=budgets)
+
+
 @pytest.fixture
-def admissions(runtime: Runtime, store: Redis) -> Admissions:
-    return Admissions(db=runtime.db, counters=Counters(store))
+def bookings(runtime: Runtime, store: Redis) -> Bookings:
+    return bookings_with(runtime, store)
+
+
+@pytest.fixture
+def rebuilds(runtime: Runtime, store: Redis) -> Rebuilds:
+    return Rebuilds(db=runtime.db, counters=Counters(store))
 
 
 async def reserve(stub: "QuotaServiceAsyncStub", provider: Provider, tokens: int = 100, **changes: Any) -> Reservation:
@@ -127,9 +140,10 @@ async def test_a_role_has_its_default(admin: Person, role: "Role.ValueType", exp
     assert not quota.custom
     assert not quota.HasField("daily_tokens")
     assert [window.name for window in answer.windows] == [
-        "daily_requests", "monthly_requests", "daily_cost_usd", "monthly_cost_usd",
+        "daily_requests", "monthly_requests", "daily_cost_usd", "monthly_cost_usd", "concurrent_requests",
     ]  # fmt: skip
-    assert all(window.reset_time.ToDatetime(UTC) > datetime.now(UTC) for window in answer.windows)
+    assert all(window.reset_time.ToDatetime(UTC) > datetime.now(UTC) for window in answer.windows[:4])
+    assert quota.concurrent_requests == (100 if role == Role.ROLE_ADMIN else 10)
 
 
 async def test_a_viewer_for_whom_a_service_works_has_the_viewers_default(
@@ -261,13 +275,13 @@ async def test_a_hold_ends_by_itself_and_a_late_commit_is_still_charged_once(  #
     user: Person,
     stub: "QuotaServiceAsyncStub",
     provider: Provider,
-    admissions: Admissions,
+    bookings: Bookings,
     superuser: Any,
     store: Redis,
 ) -> None:
     held = await reserve(stub, provider)
     await superuser.execute("UPDATE reservations SET expire_time = now() - interval '1 second' WHERE id = $1", held.id)
-    await admissions.sweep()
+    await bookings.sweep()
     row = await superuser.fetchrow("SELECT state FROM reservations WHERE id = $1", held.id)
     assert row["state"] == "expired"
     audited = "SELECT count(*) FROM outbox WHERE entity = $1 AND action = 'providers.quota.expire'"
@@ -281,11 +295,11 @@ async def test_a_hold_ends_by_itself_and_a_late_commit_is_still_charged_once(  #
 
 
 async def test_an_expired_hold_may_be_released_and_is_then_settled(
-    stub: "QuotaServiceAsyncStub", provider: Provider, admissions: Admissions, superuser: Any
+    stub: "QuotaServiceAsyncStub", provider: Provider, bookings: Bookings, superuser: Any
 ) -> None:
     held = await reserve(stub, provider)
     await superuser.execute("UPDATE reservations SET expire_time = now() - interval '1 second' WHERE id = $1", held.id)
-    await admissions.sweep()
+    await bookings.sweep()
     assert (await release(stub, held)).state == ReservationState.RESERVATION_STATE_RELEASED
 
 
@@ -311,7 +325,7 @@ async def test_lost_counters_are_rebuilt_before_anything_is_admitted(  # noqa: P
     await commit(stub, await reserve(stub, provider), 10, 0)
     held = await reserve(stub, provider)
     before = await counters(store, user)
-    tag = f"quota:{{{user.tenant_id}:user:{user.id}}}"
+    tag = f"quota:{{{user.tenant_id}}}:user:{user.id}"
     keys = [key async for key in store.scan_iter(f"{tag}:*")]
     assert len(keys) == 4
     wanted = {"everything": "", "window": str(datetime.now(UTC).date()), "holds": ":holds"}[lost]
@@ -330,30 +344,30 @@ async def test_a_crash_between_ledger_and_counters_is_repaired(  # noqa: PLR0917
     stub: "QuotaServiceAsyncStub",
     provider: Provider,
     store: Redis,
-    admissions: Admissions,
+    bookings: Bookings,
     superuser: Any,
 ) -> None:
     committed = await commit(stub, await reserve(stub, provider), 10, 0)
     before = await counters(store, user)
-    tag = f"quota:{{{user.tenant_id}:user:{user.id}}}"
+    tag = f"quota:{{{user.tenant_id}}}:user:{user.id}"
     for unit in ("requests", "tokens", "cost"):  # as if the counters had never been told
         await store.hset(f"{tag}:{datetime.now(UTC).date()}", f"{unit}_committed", "0")
     await superuser.execute(
         "UPDATE reservations SET counted = false, settle_time = now() - interval '1 minute' WHERE id = $1",
         committed.id,
     )
-    await admissions.sweep()
+    await bookings.sweep()
     assert await counters(store, user) == before
 
 
 async def test_counters_show_what_the_ledger_shows_also_where_cost_was_rounded(
-    user: Person, stub: "QuotaServiceAsyncStub", add_provider: AddProvider, store: Redis, admissions: Admissions
+    user: Person, stub: "QuotaServiceAsyncStub", add_provider: AddProvider, store: Redis, rebuilds: Rebuilds
 ) -> None:
     provider = await add_provider(input_cost_usd_per_1k="0.000000333333", output_cost_usd_per_1k="0.1")
     for _ in range(5):
         await commit(stub, await reserve(stub, provider, 7), 7, 1)
     before = await counters(store, user)
-    await admissions.rebuild(user.tenant_id, Owner("user", user.id))
+    await rebuilds.rebuild(user.tenant_id, Owner("user", user.id))
     assert await counters(store, user) == before
     usage = (await user.stub(UsageServiceStub).ListUsage(usage_pb.ListUsageRequest())).usage[0]
     assert usage.cost_usd == "0.00050001167"  # five times 0.000100002333331, each rounded up to 10^-12
@@ -517,7 +531,7 @@ async def test_a_sweep_goes_on_without_valkey(
 ) -> None:
     held = await reserve(stub, provider)
     await superuser.execute("UPDATE reservations SET expire_time = now() - interval '1 second' WHERE id = $1", held.id)
-    await Admissions(db=runtime.db, counters=Counters(Redis.from_url(CLOSED))).sweep()
+    await bookings_with(runtime, Redis.from_url(CLOSED)).sweep()
     assert await superuser.fetchval("SELECT state FROM reservations WHERE id = $1", held.id) == "expired"
     assert (await windows(user))["daily_requests"] == ("0", "0")
 

@@ -73,7 +73,8 @@ def test_a_service_is_confined(compose: dict[str, Any], service: Service) -> Non
     assert part["read_only"]
     assert part["cap_drop"] == ["ALL"]
     assert "user" not in part
-    assert part["volumes"] == [f"secrets-{service.name}:/secrets:ro", f"data-{service.name}:/data"]
+    own = ["witness-audit:/witness"] if service.name == "audit" else []
+    assert part["volumes"] == [f"secrets-{service.name}:/secrets:ro", f"data-{service.name}:/data", *own]
     assert part.get("secrets", []) == (["valkey"] if "valkey" in service.needs else [])
 
 

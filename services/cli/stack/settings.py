@@ -32,6 +32,8 @@ def compose(
         settings["allow_loopback_endpoints"] = True
     if service.name == "audit":  # in production, on another disk than the database
         settings["witness_dir"] = str(home.folder("data", "witness"))
+        settings["retention_user"] = service.relay  # audit relays nothing; this login of its schema retires months
+        settings["retention_password_file"] = str(password_file(home, service.relay))
     if "valkey" in service.needs:
         settings["valkey_url"] = f"redis://{_address(ports['valkey'])}/0"
         settings["valkey_password_file"] = str(secrets / "valkey")

@@ -1,21 +1,25 @@
--- Take counters as they were rebuilt from the ledger, unless newer ones are here.
--- ARGV  5 and 6 end of the windows in milliseconds, 7-12 committed in the order of windows.NAMES, then for each hold
+-- Take the counters of an account as they were rebuilt from the ledger, unless these or newer ones are here: a client that
+-- lost the answer sends the same again, and what was held in between must stay.
+-- ARGV  6 and 7 end of the windows in milliseconds, 8-13 committed in the order of windows.NAMES, then for each hold
 --       its name, its end in milliseconds, its day, its month, tokens, cost
-local present = redis.call('HGET', HOLDS, 'epoch')
-if present and tonumber(present) > tonumber(ARGV[1]) then return {'done'} end
-redis.call('DEL', DAY, MONTH, HOLDS, EXPIRIES)
-for offset, window in ipairs({DAY, MONTH}) do
-  redis.call('HSET', window, 'epoch', ARGV[1])
+local account = ACCOUNTS[1]
+for _, key in ipairs({account.holds, account.day, account.month}) do
+  local present = redis.call('HGET', key, 'epoch')
+  if present and tonumber(present) >= tonumber(account.epoch) then return {'done'} end
+end
+redis.call('DEL', account.day, account.month, account.holds, account.expiries)
+for offset, window in ipairs({account.day, account.month}) do
+  redis.call('HSET', window, 'epoch', account.epoch)
   for unit, name in ipairs(UNITS) do
-    redis.call('HSET', window, name .. '_committed', ARGV[6 + 2 * unit - 2 + offset], name .. '_held', '0')
+    redis.call('HSET', window, name .. '_committed', ARGV[7 + 2 * unit - 2 + offset], name .. '_held', '0')
   end
 end
-redis.call('HSET', HOLDS, 'epoch', ARGV[1])
-for at = 13, #ARGV, 6 do
-  redis.call('HSET', HOLDS, ARGV[at], table.concat({ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]}, ' '))
-  redis.call('ZADD', EXPIRIES, ARGV[at + 1], ARGV[at])
-  add('held', 1, ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]))
+redis.call('HSET', account.holds, 'epoch', account.epoch)
+for at = 14, #ARGV, 6 do
+  redis.call('HSET', account.holds, ARGV[at], table.concat({ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]}, ' '))
+  redis.call('ZADD', account.expiries, ARGV[at + 1], ARGV[at])
+  add(account, 'held', ARGV[at + 2], ARGV[at + 3], {1, tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])})
 end
-redis.call('PEXPIREAT', DAY, ARGV[5])
-for _, key in ipairs({MONTH, HOLDS, EXPIRIES}) do redis.call('PEXPIREAT', key, ARGV[6]) end
+redis.call('PEXPIREAT', account.day, ARGV[6])
+for _, key in ipairs({account.month, account.holds, account.expiries}) do redis.call('PEXPIREAT', key, ARGV[7]) end
 return {'done'}

@@ -1,5 +1,5 @@
--- Give a hold back. ARGV  5 hold
-local found = epoch()
-if not found or tonumber(found) < tonumber(ARGV[1]) then return {'stale'} end
-if found == ARGV[1] then drop(ARGV[5]) end
-return {'done'}
+-- Give a hold back. ARGV  6 hold
+return settle(function(account)
+  drop(account, ARGV[6])
+  return true
+end)

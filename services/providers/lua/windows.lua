@@ -1,36 +1,44 @@
 -- What the scripts of a quota share. A script is this text and its own; each runs alone, so it does all or nothing.
 --
--- KEYS  1 window of the day, 2 window of the month, 3 holds, 4 expiries; one hash tag, so all are on one node
--- ARGV  1 epoch, 2 day, 3 month, 4 now in milliseconds; then the script's own
+-- KEYS  of each account four: window of the day, window of the month, holds, expiries. First the owner's, then, where a
+--       script works on both, the tenant's. One hash tag, so all are on one node
+-- ARGV  1 epoch of the first account, 2 of the second, 3 day, 4 month, 5 now in milliseconds; then the script's own
 --
 -- A window is a hash: epoch, and for requests, tokens and cost (nano-dollars) what is committed and what is held.
 -- Holds is a hash: epoch, and for each hold "day month tokens cost". Expiries orders the holds by their end.
--- The epoch is that of the owner's row in PostgreSQL: counters of another epoch, or lost ones, count nothing.
-local DAY, MONTH, HOLDS, EXPIRIES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+-- The epoch is that of the account's row in PostgreSQL: counters of another epoch, or lost ones, count nothing.
 local UNITS = {'requests', 'tokens', 'cost'}
-local STEP = 50 -- holds that one call ends at most
+local STEP = 50 -- holds that one call ends at most of each account
+
+local ACCOUNTS = {}
+for first = 1, #KEYS, 4 do
+  local place = #ACCOUNTS + 1
+  ACCOUNTS[place] = {
+    day = KEYS[first], month = KEYS[first + 1], holds = KEYS[first + 2], expiries = KEYS[first + 3], epoch = ARGV[place],
+  }
+end
 
 local function integer(number)
   return string.format('%.0f', number)
 end
 
--- The epoch that all counters have, or false when some are missing.
-local function epoch()
-  local found = redis.call('HGET', HOLDS, 'epoch')
-  if not found or redis.call('HGET', DAY, 'epoch') ~= found or redis.call('HGET', MONTH, 'epoch') ~= found then
+-- The epoch that all counters of an account have, or false when some are missing.
+local function epoch(account)
+  local found = redis.call('HGET', account.holds, 'epoch')
+  if not found or redis.call('HGET', account.day, 'epoch') ~= found
+      or redis.call('HGET', account.month, 'epoch') ~= found then
     return false
   end
   return found
 end
 
--- Add to what is committed or held, in those of the present windows that the hold's day and month belong to.
-local function add(kind, sign, day, month, tokens, cost)
-  local amounts = {1, tokens, cost}
+-- Add to what is committed or held, in those of the present windows that the day and month belong to.
+local function add(account, kind, day, month, amounts)
   for index, unit in ipairs(UNITS) do
-    if amounts[index] > 0 then -- "-0" is no integer to Valkey
-      local amount = integer(sign * amounts[index])
-      if day == ARGV[2] then redis.call('HINCRBY', DAY, unit .. '_' .. kind, amount) end
-      if month == ARGV[3] then redis.call('HINCRBY', MONTH, unit .. '_' .. kind, amount) end
+    if amounts[index] ~= 0 then -- "-0" is no integer to Valkey
+      local amount = integer(amounts[index])
+      if day == ARGV[3] then redis.call('HINCRBY', account.day, unit .. '_' .. kind, amount) end
+      if month == ARGV[4] then redis.call('HINCRBY', account.month, unit .. '_' .. kind, amount) end
     end
   end
 end
@@ -41,19 +49,33 @@ local function parse(hold)
 end
 
 -- End a hold; give its day and month, or nothing when there is none.
-local function drop(id)
-  local hold = redis.call('HGET', HOLDS, id)
-  redis.call('ZREM', EXPIRIES, id)
+local function drop(account, id)
+  local hold = redis.call('HGET', account.holds, id)
+  redis.call('ZREM', account.expiries, id)
   if not hold then return nil end
   local day, month, tokens, cost = parse(hold)
-  add('held', -1, day, month, tokens, cost)
-  redis.call('HDEL', HOLDS, id)
+  add(account, 'held', day, month, {-1, -tokens, -cost})
+  redis.call('HDEL', account.holds, id)
   return day, month
 end
 
 -- End some of the holds whose time is over.
-local function expire()
-  local due = redis.call('ZRANGEBYSCORE', EXPIRIES, '-inf', ARGV[4], 'LIMIT', 0, STEP)
-  for _, id in ipairs(due) do drop(id) end
-  return #due
+local function expire(account)
+  local due = redis.call('ZRANGEBYSCORE', account.expiries, '-inf', ARGV[5], 'LIMIT', 0, STEP)
+  for _, id in ipairs(due) do drop(account, id) end
+end
+
+-- Do this to each account whose counters are of the epoch that the caller saw. Newer ones were rebuilt since, from a
+-- ledger that has what the caller tells of; older or lost ones, and those of which `act` says false, must be rebuilt.
+local function settle(act)
+  local answer = {'done'}
+  for place, account in ipairs(ACCOUNTS) do
+    local found = epoch(account)
+    if not found or tonumber(found) < tonumber(account.epoch) then
+      answer[#answer + 1] = place
+    elseif found == account.epoch and not act(account) then
+      answer[#answer + 1] = place
+    end
+  end
+  return answer
 end

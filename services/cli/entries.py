@@ -1,0 +1,157 @@
+"""`triptych audit search`, `timeline`, `stats`, `redact`, `retirements`: what an admin asks a running service."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from services.cli.audit import Connection, connected
+from services.cli.choices import Moment, choosing, chosen
+from triptych.audit.v1 import (
+    audit_service_pb2 as pb,
+    event_pb2,
+    redaction_service_pb2 as redaction_pb,
+    redaction_service_pb2_grpc as redaction_grpc,
+    retention_service_pb2 as retention_pb,
+    retention_service_pb2_grpc as retention_grpc,
+)
+
+PAGE = 200
+DIMENSIONS = {
+    "day": pb.STATISTIC_DIMENSION_DAY,
+    "source": pb.STATISTIC_DIMENSION_SOURCE,
+    "action": pb.STATISTIC_DIMENSION_ACTION,
+}
+Connect = Callable[[], Connection]
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+_limit = click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Most to show.")
+
+
+@click.command()
+@click.argument("text", required=False)
+@choosing
+@_limit
+@_json
+@connected
+def search(connect: Connect, text: str | None, limit: int, *, as_json: bool, **fields: Any) -> None:
+    """List entries, newest first: those with the words of TEXT, or all.
+
+    "In quotation marks" for words in sequence, or between alternatives, -word for what must not occur.
+    """
+    request = pb.ListEventsRequest(text=text or "", **chosen(fields))
+    for entry in _listed(connect, "ListEvents", request, limit):
+        _print_entry(entry, as_json=as_json)
+
+
+@click.command()
+@click.argument("entity")
+@click.option("--from", "start_time", type=Moment(), help="Happened at or after this time (UTC).")
+@click.option("--until", "end_time", type=Moment(), help="Happened before this time (UTC).")
+@_limit
+@_json
+@connected
+def timeline(connect: Connect, entity: str, limit: int, *, as_json: bool, **fields: Any) -> None:
+    """List what happened to ENTITY, across services, in the order in which it happened."""
+    request = pb.ListTimelineRequest(entity=entity, **chosen(fields))
+    for entry in _listed(connect, "ListTimeline", request, limit):
+        _print_entry(entry, as_json=as_json)
+
+
+@click.command()
+@click.option("--by", multiple=True, type=click.Choice(sorted(DIMENSIONS)), help="Count by; all three when left out.")
+@click.option("--from", "start_day", help="First day (UTC), for instance 2026-08-01.")
+@click.option("--until", "end_day", help="Last day (UTC).")
+@click.option("--source", help="Reported by this service.")
+@click.option("--prefix", "action_prefix", help="Actions that begin so.")
+@_limit
+@_json
+@connected
+def stats(connect: Connect, by: tuple[str, ...], limit: int, *, as_json: bool, **fields: Any) -> None:
+    """Count entries by day, source and action; also of months that have left the log."""
+    request = pb.GetStatisticsRequest(group_by=[DIMENSIONS[name] for name in dict.fromkeys(by)], **chosen(fields))
+    for item in _listed(connect, "GetStatistics", request, limit):
+        if as_json:
+            _print_json(item)
+        else:
+            named = "  ".join(value for value in (item.day, item.source, item.action) if value)
+            click.echo(f"{item.events:>10}  {named}")
+
+
+@click.command()
+@click.option("--event", "event_id", help="Erase the personal values of this event.")
+@click.option("--path", "paths", multiple=True, help="Only this one, as JSON Pointer; may be repeated.")
+@click.option("--subject", help="Erase those of everything about somebody, for instance user:0197…")
+@click.option("--value", "values", multiple=True, help="With --subject: also values that are exactly this.")
+@click.option("--reason", required=True, help="Why; it is written into the log.")
+@connected
+def redact(
+    connect: Connect, *, event_id: str | None, paths: tuple[str, ...], subject: str | None, values: tuple[str, ...],
+    reason: str,
+) -> None:  # fmt: skip
+    """Erase personal values for good. All proofs still hold; the log tells who did it and why."""
+    if (event_id is None) == (subject is None) or (paths and subject) or (values and event_id):
+        raise click.UsageError("give either --event (with --path) or --subject (with --value)")
+    connection = connect()
+    connection.serve(redaction_grpc.RedactionServiceStub)
+    answer: Any
+    if event_id is not None:
+        request = redaction_pb.RedactEventRequest(event_id=event_id, paths=paths, reason=reason)
+        answer = connection.call("RedactEvent", request)
+    else:
+        request_of_all = redaction_pb.RedactSubjectRequest(subject=subject or "", values=values, reason=reason)
+        answer = connection.call("RedactSubject", request_of_all)
+    click.echo(f"{answer.erased} values erased; recorded as {answer.redaction_event_id}")
+
+
+@click.command()
+@_limit
+@_json
+@connected
+def retirements(connect: Connect, limit: int, *, as_json: bool) -> None:
+    """List the months that have left the log, and their archives."""
+
+    def stub() -> Connection:
+        connection = connect()
+        connection.serve(retention_grpc.RetentionServiceStub)
+        return connection
+
+    for item in _listed(stub, "ListRetirements", retention_pb.ListRetirementsRequest(), limit):
+        if as_json:
+            _print_json(item)
+            continue
+        state = retention_pb.RetirementState.Name(item.state).removeprefix("RETIREMENT_STATE_").lower()
+        click.echo(f"{item.month}  entries {item.begin_seq} to {item.end_seq - 1}  {state}")
+        for archive in item.archives:
+            end = "deleted" if archive.HasField("delete_time") else f"until {archive.expire_time.ToJsonString()[:10]}"
+            click.echo(f"         {archive.name}  {archive.entries} entries, {end}")
+
+
+def _listed(connect: Connect, method: str, request: Any, limit: int) -> Iterator[Any]:
+    """Give up to `limit` of a list, page after page."""
+    while limit > 0:
+        request.page_size = min(limit, PAGE)
+        answer = connect().call(method, request)
+        found = getattr(answer, answer.DESCRIPTOR.fields[0].name)
+        yield from found[:limit]
+        limit -= len(found)
+        if not answer.next_page_token:
+            return
+        request.page_token = answer.next_page_token
+
+
+def _print_entry(entry: event_pb2.LogEntry, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(entry)
+        return
+    event = entry.event
+    moment = event.occur_time.ToJsonString()[:19]
+    click.echo(f"{entry.seq:>8}  {moment}  {event.action}  {event.entity}  {event.actor.id}  {event.event_id}")
+    if event.payload.fields:
+        click.echo(f"          {json.dumps(json_format.MessageToDict(event.payload), ensure_ascii=False)}")
+
+
+def _print_json(message: Message) -> None:
+    click.echo(json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None))

@@ -1,0 +1,53 @@
+"""Chains: who may answer a call, in which order. The provider that was asked for comes first, whatever its health."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from services.kit.db import Row, Statement, Transaction
+from services.providers import configs, healths, owners, providers
+from services.providers.owners import Owner
+from triptych.providers.v1 import model_pb2
+
+_local = Statement(
+    select(providers.table.c.id)
+    .where(providers.table.c.type == providers.LOCAL, providers.table.c.active)
+    .order_by(providers.table.c.name)
+    .limit(1)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A provider, and whose key it is asked with."""
+
+    provider: Row
+    source: "model_pb2.KeySource.ValueType"
+    owner: Owner | None
+    """Of the key; None: it needs none."""
+
+
+async def make(tx: Transaction, request: Any) -> Sequence[Link]:
+    """Give the links of a call, best first. What the tenant's configuration forbids is left out."""
+    config, fallback = await configs.see(tx), request.fallback
+    wanted = await providers.row(tx, request.provider_id)
+    others = [await providers.row(tx, provider_id) for provider_id in fallback.provider_ids]
+    others = [provider for provider in others if provider["active"] and provider["id"] != wanted["id"]]
+    if others:
+        states = await healths.states(tx, [provider["id"] for provider in others])
+        others.sort(key=lambda provider: healths.ORDER[states[provider["id"]]])  # stable: else the caller's order
+    if fallback.local and config["local_fallback_allowed"] and (found := await tx.one(_local)) is not None:
+        others.append(await providers.row(tx, str(found["id"])))
+    platform = fallback.platform_key and config["platform_key_allowed"]
+    return [link for provider in (wanted, *others) for link in _links(provider, platform=platform)]
+
+
+def _links(provider: Row, *, platform: bool) -> list[Link]:
+    if provider["type"] == providers.LOCAL:
+        return [Link(provider, model_pb2.KEY_SOURCE_NONE, None)]
+    own = Link(provider, model_pb2.KEY_SOURCE_OWN, owners.caller())
+    if platform and provider["platform_provided"]:
+        return [own, Link(provider, model_pb2.KEY_SOURCE_PLATFORM, owners.PLATFORM)]
+    return [own]
