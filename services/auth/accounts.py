@@ -9,8 +9,9 @@ from sqlalchemy import func, select, text, update
 from services.auth import attempts, events, factors, memberships, profiles, reauthentications, revocations
 from services.auth.addresses import Address
 from services.auth.sources import Source
-from services.auth.users import PERSON, UserNotFound, lock, table, wire
+from services.auth.users import PERSON, PERSONAL, SECRET, UserNotFound, lock, table, wire
 from services.kit import calls, faults, outbox
+from services.kit.changes import Change
 from services.kit.db import Row, Statement, Transaction, param
 from triptych.auth.v1 import user_pb2, user_service_pb2 as pb
 from triptych.common.v1.role_pb2 import Role
@@ -24,19 +25,24 @@ _end = {
     "revision": table.c.revision + 1,
     "update_time": func.now(),
 }
-_deactivate = Statement(
+_deactivate = Change(
     update(table)
     .where(_this)
     .values(disable_time=func.now(), disable_reason=param("reason"), **_end)
-    .returning(*PERSON)
+    .returning(*PERSON),
+    kind="user",
+    secret=SECRET,
 )
-_reactivate = Statement(
+_reactivate = Change(
     update(table)
     .where(_this)
     .values(disable_time=None, disable_reason="", revision=table.c.revision + 1, update_time=func.now())
-    .returning(*PERSON)
+    .returning(*PERSON),
+    kind="user",
+    secret=SECRET,
 )
-_delete = Statement(
+# What is erased here must not go into the log on the way out, not even as a commitment.
+_delete = Change(
     update(table)
     .where(_this)
     .values(
@@ -50,7 +56,9 @@ _delete = Statement(
         delete_time=func.now(),
         **_end,
     )
-    .returning(table.c.token_version)
+    .returning(table.c.id, table.c.token_version),
+    kind="user",
+    secret=(*SECRET, *PERSONAL, "disable_reason"),
 )
 _home = Statement(select(table.c.default_tenant_id).where(_this, table.c.delete_time.is_(None)))
 _erase = Statement(text("SELECT erase(CAST(:user_id AS uuid))"))
@@ -61,18 +69,25 @@ async def deactivate(tx: Transaction, request: pb.DeactivateUserRequest, source:
     await profiles.expect(tx, request.user_id)
     await memberships.spare(tx, request.user_id)
     row = after = await profiles.hold(tx, request.user_id)
+    details = {"reason": request.reason}
     if row["disable_time"] is None:
-        after = await tx.only(_deactivate, user_id=row["id"], reason=request.reason)
+        after = await _deactivate.only(tx, details, user_id=row["id"], reason=request.reason)
         await revocations.of_subject(tx, row["id"], after["token_version"])
-    await _note(tx, "auth.user.deactivate", row, source, reason=request.reason)
+    else:
+        await outbox.record(tx, f"user:{row['id']}", details)
+    await _note(tx, "auth.user.deactivate", row, source)
     return pb.DeactivateUserResponse(user=_seen(after, row))
 
 
 async def reactivate(tx: Transaction, request: pb.ReactivateUserRequest, source: Source) -> pb.ReactivateUserResponse:
     """Let a person in again; sessions that ended stay ended."""
     row = await profiles.hold(tx, request.user_id)
-    after = row if row["disable_time"] is None else await tx.only(_reactivate, user_id=row["id"])
-    await _note(tx, "auth.user.reactivate", row, source, reason=request.reason)
+    after, details = row, {"reason": request.reason}
+    if row["disable_time"] is not None:
+        after = await _reactivate.only(tx, details, user_id=row["id"])
+    else:
+        await outbox.record(tx, f"user:{row['id']}", details)
+    await _note(tx, "auth.user.reactivate", row, source)
     return pb.ReactivateUserResponse(user=_seen(after, row))
 
 
@@ -81,7 +96,8 @@ async def unlock(tx: Transaction, request: pb.UnlockUserRequest, source: Source)
     row = await profiles.hold(tx, request.user_id)
     await attempts.reset(tx, Address(row["email"], row["email_key"]).digest)
     await factors.reset(tx, row["id"])
-    await _note(tx, "auth.user.unlock", row, source, reason=request.reason)
+    await outbox.record(tx, f"user:{row['id']}", {"reason": request.reason})
+    await _note(tx, "auth.user.unlock", row, source)
     return pb.UnlockUserResponse(user=_seen(row, row))
 
 
@@ -109,18 +125,16 @@ async def erase(tx: Transaction, request: pb.DeleteUserRequest, source: Source) 
     if row is None or str(row["default_tenant_id"]) != tx.tenant_id:
         raise UserNotFound(user_id)
     await attempts.reset(tx, Address(row["email"], row["email_key"]).digest)
-    gone = await tx.only(_delete, user_id=user_id)
+    gone = await _delete.only(tx, {"reason": request.reason}, user_id=user_id)
     await revocations.of_subject(tx, user_id, gone["token_version"])
     await tx.run(_erase, user_id=user_id)
-    await _note(tx, "auth.user.delete", row, source, reason=request.reason)
+    await _note(tx, "auth.user.delete", row, source)
     return pb.DeleteUserResponse()
 
 
-async def _note(tx: Transaction, action: str, row: Row, source: Source, *, reason: str) -> None:
-    """Write the event; `user_id` is who acted, the resource whom it is about."""
-    user = f"user:{row['id']}"
-    await events.write(tx, action, user, source=source, user_id=calls.caller().id)
-    await outbox.record(tx, user, {"reason": reason})
+async def _note(tx: Transaction, action: str, row: Row, source: Source) -> None:
+    """Write the security event; `user_id` is who acted, the resource whom it is about."""
+    await events.write(tx, action, f"user:{row['id']}", source=source, user_id=calls.caller().id)
 
 
 def _seen(row: Row, member: Row) -> user_pb2.User:

@@ -1,6 +1,6 @@
 """Enrollments of TOTP: the secret is made and sealed between transactions, a code that was guessed is counted."""
 
-from services.auth import events, factors, profiles, proofs, recoveries, totp, users
+from services.auth import events, factors, profiles, proofs, recoveries, sessions, totp, users
 from services.auth.factors import FactorRate
 from services.auth.sources import Source
 from services.auth.totp import EnrollmentInvalid, Opened, Seals
@@ -56,6 +56,7 @@ async def _confirm(
     """Confirm, or give what to raise; the caller commits either. One of a person's requests passes at a time."""
     caller = calls.caller().id
     await users.lock(tx, caller)
+    await sessions.current(tx)  # a new password may have ended it since the enrollment began
     if (stored := await requests.recall(tx, request)) is not None:
         return stored  # type: ignore[no-any-return]
     if (exhausted := await factors.exhausted(tx, caller)) is not None:

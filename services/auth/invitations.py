@@ -11,6 +11,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    and_,
     func,
     insert,
     or_,
@@ -71,17 +72,19 @@ _inviter = (
     )
     .correlate(table)
 )
+_good = and_(
+    or_(table.c.created_by.is_(None), _inviter.exists()),
+    table.c.code_hash == param("digest"),
+    table.c.uses < table.c.max_uses,
+    table.c.expire_time > func.now(),
+    table.c.revoke_time.is_(None),
+    tenants.table.c.id == table.c.tenant_id,
+    tenants.table.c.delete_time.is_(None),
+)
+_find_good = Statement(select(table.c.id).where(_good))
 _consume = Statement(
     update(table)
-    .where(
-        or_(table.c.created_by.is_(None), _inviter.exists()),
-        table.c.code_hash == param("digest"),
-        table.c.uses < table.c.max_uses,
-        table.c.expire_time > func.now(),
-        table.c.revoke_time.is_(None),
-        tenants.table.c.id == table.c.tenant_id,
-        tenants.table.c.delete_time.is_(None),
-    )
+    .where(_good)
     .values(uses=table.c.uses + 1)
     .returning(table.c.id, table.c.role)
 )
@@ -172,6 +175,12 @@ async def bootstrap(tx: Transaction, *, by: str) -> str:
 async def expect(tx: Transaction, code: Code) -> None:
     """Refuse a code that never was one, before a password is hashed for it."""
     if await tx.one(_expect, code_hash=code.digest) is None:
+        raise InvitationInvalid
+
+
+async def expect_good(tx: Transaction, code: Code) -> None:
+    """Refuse a code that could not be used now, and leave it as it is."""
+    if await tx.one(_find_good, digest=code.digest) is None:
         raise InvitationInvalid
 
 

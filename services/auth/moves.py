@@ -30,10 +30,10 @@ class Moves:
             return await requests.once(tx, request, lambda tx, _: self._note(tx, address, source))
 
     async def _note(self, tx: Transaction, address: Address, source: Source) -> pb.ChangeEmailResponse:
-        await reauthentications.require(tx)
         user = await users.lock(tx, calls.caller().id)
         if user is None or user["disable_time"] is not None:
             raise faults.TokenInvalid
+        await reauthentications.require(tx)  # of the epoch that the code will remember
         resource = f"user:{user['id']}"
         admitted = await _admit(tx, user, address)
         failure = None if admitted else mailings.TOO_MANY

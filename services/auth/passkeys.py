@@ -31,6 +31,7 @@ from services.auth import (
     profiles,
     reauthentications,
     recoveries,
+    sessions,
     tenants,
     users,
 )
@@ -148,6 +149,7 @@ async def answer(
     """Register what a browser made, or note the refusal and give None; the caller commits either."""
     caller = calls.caller()
     await users.lock(tx, caller.id)
+    await sessions.current(tx)  # a new password may have ended it since the ceremony began
     if (stored := await requests.recall(tx, request)) is not None:
         return stored  # type: ignore[no-any-return]
     try:
@@ -195,9 +197,9 @@ async def register(
 
 async def remove(tx: Transaction, request: pb.DeletePasskeyRequest, source: Source) -> pb.DeletePasskeyResponse:
     """Remove a passkey of the caller, and the recovery codes when no factor is left."""
-    await reauthentications.require(tx)
     caller = calls.caller()
     await users.lock(tx, caller.id)
+    await reauthentications.require(tx)
     if await tx.one(_delete, person_id=caller.id, passkey_id=request.passkey_id) is None:
         raise PasskeyNotFound(request.passkey_id)
     await recoveries.settle(tx, caller.id)

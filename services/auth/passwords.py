@@ -29,7 +29,7 @@ from services.kit import calls, faults
 
 MOST_MEMORY_KIB, MOST_TIME, MOST_LANES = 512 * 1024, 10, 16
 """A stored hash that asks for more is not computed: it would be a way to stop the server."""
-NICE = 5
+NICE = 10
 """Hashing takes the processor time that nothing else wants, so that a flood of logins slows down logins only."""
 Result = TypeVar("Result")
 _log = structlog.get_logger()

@@ -6,8 +6,19 @@ Refused: whatever has another way, such as role and address, which would otherwi
 from sqlalchemy import func, or_, update
 
 from services.auth import memberships, roles
-from services.auth.users import MEMBERS, PERSON, FieldProtected, UserManagedElsewhere, UserNotFound, table, wire
-from services.kit import calls, canonical, faults, outbox, updates
+from services.auth.users import (
+    MEMBERS,
+    PERSON,
+    PERSONAL,
+    SECRET,
+    FieldProtected,
+    UserManagedElsewhere,
+    UserNotFound,
+    table,
+    wire,
+)
+from services.kit import calls, canonical, faults, updates
+from services.kit.changes import Change
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.paging import Page
 from triptych.auth.v1 import user_pb2, user_service_pb2 as pb
@@ -30,11 +41,14 @@ PROTECTED = {
 
 _get = Statement(MEMBERS.where(table.c.id == param("user_id")))
 _hold = Statement(MEMBERS.where(table.c.id == param("user_id")).with_for_update(key_share=True, of=table))
-_update = Statement(
+_update = Change(
     update(table)
     .where(table.c.id == param("user_id"))
     .values(**params("display_name settings"), revision=table.c.revision + 1, update_time=func.now())
-    .returning(*PERSON)
+    .returning(*PERSON),
+    kind="user",
+    secret=SECRET,
+    personal=PERSONAL,
 )
 
 
@@ -108,9 +122,10 @@ async def change(tx: Transaction, request: pb.UpdateUserRequest) -> pb.UpdateUse
     before = wire(row, row["role"], own=True)
     merged = updates.merge(before, given, request.update_mask, UPDATABLE if own else UPDATABLE[:1])
     settings = canonical.document("user.settings", merged.settings, LARGEST_SETTINGS)
-    changed = await tx.only(_update, user_id=row["id"], display_name=merged.display_name, settings=settings)
     names = [name for name in UPDATABLE if getattr(before, name) != getattr(merged, name)]
-    await outbox.record(tx, f"user:{user_id}", {"changed": names})
+    changed = await _update.only(
+        tx, {"changed": names}, user_id=row["id"], display_name=merged.display_name, settings=settings
+    )
     return pb.UpdateUserResponse(user=wire(changed, row["role"], own=own))
 
 

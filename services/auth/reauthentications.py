@@ -1,10 +1,14 @@
-"""Reauthentication: who changes factors, address or account has shown minutes ago, in this session, who they are."""
+"""Reauthentication: who changes factors, address or account has shown minutes ago, in this session, who they are.
+
+It counts as long as the session does: whatever ends sessions (a new password, say) ends this at once, even while the
+access token is still taken for good. Lock the person first, so that nothing ends the session in between.
+"""
 
 from datetime import datetime, timedelta
 
 from sqlalchemy import Interval, func, select, update
 
-from services.auth import sessions
+from services.auth import sessions, users
 from services.kit import calls, faults
 from services.kit.db import Statement, Transaction, param
 
@@ -12,9 +16,11 @@ COUNTS = timedelta(minutes=5)
 
 _session = sessions.table.c.id == param("session_id")
 _recent = Statement(
-    select(sessions.table.c.id).where(
+    select(sessions.table.c.id)
+    .join(users.table, users.table.c.id == sessions.table.c.user_id)
+    .where(
         _session,
-        sessions.table.c.revoke_time.is_(None),
+        sessions.LIVE,
         sessions.table.c.reauthenticate_time > func.now() - param("counts", Interval()),
     )
 )

@@ -62,9 +62,9 @@ async def spend(tx: Transaction, user_id: object, given: str) -> bool:
 
 async def regenerate(tx: Transaction, source: Source) -> pb.RegenerateRecoveryCodesResponse:
     """Give the caller ten new codes."""
-    await reauthentications.require(tx)
     caller = calls.caller().id
     await users.lock(tx, caller)
+    await reauthentications.require(tx)
     if not await factors.kinds(tx, caller):
         raise FactorMissing
     codes = await replace(tx, caller)

@@ -51,6 +51,7 @@ async def _known(tx: Transaction, applicant: Applicant, letters: Letters) -> pb.
     found = await users.find(tx, applicant.address.key)
     if found is not None and await _belongs_nowhere(tx, found["id"]):
         return await _return(tx, applicant, found, letters)
+    await invitations.expect_good(tx, applicant.invitation)  # as for an address that nobody has
     resource = f"address:{applicant.address.digest.hex()}"
     await events.write(
         tx, "auth.user.register", resource, source=applicant.source, failure={"problem": "the address is known"}

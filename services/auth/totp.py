@@ -155,8 +155,9 @@ async def expect(tx: Transaction) -> None:
 
 async def enroll(tx: Transaction, *, secret: bytes, sealed: str, email: str) -> pb.EnrollTotpResponse:
     """Keep a secret until it is confirmed, in place of one that was not."""
-    await expect(tx)
     caller = calls.caller().id
+    await users.lock(tx, caller)
+    await expect(tx)
     if await tx.one(_enroll, person_id=caller, sealed=sealed) is None:
         raise FactorExists("TOTP is on already; disable it first")
     await outbox.record(tx, f"user:{caller}")
@@ -181,9 +182,9 @@ async def spend(tx: Transaction, user_id: object, opened: Opened, step: int) -> 
 
 async def disable(tx: Transaction, source: Source) -> pb.DisableTotpResponse:
     """Take the caller's secret away, and the recovery codes when no other factor is left."""
-    await reauthentications.require(tx)
     caller = calls.caller().id
     await users.lock(tx, caller)
+    await reauthentications.require(tx)
     removed = await tx.one(_delete, person_id=caller) is not None
     await recoveries.settle(tx, caller)
     user = f"user:{caller}"

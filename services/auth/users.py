@@ -55,6 +55,9 @@ ACTIVE = table.c.disable_time.is_(None) & table.c.delete_time.is_(None)
 # Whether there are factors is all that is asked here; each kind has a module of its own.
 _totp = lightweight("totp_secrets", column("user_id"), column("confirm_time"))
 _passkeys = lightweight("passkeys", column("user_id"))
+SECRET = ("password_hash", "token_version", "session_epoch")
+PERSONAL = ("email", "email_key", "display_name", "settings")
+"""Columns that the audit log never gets, and those that it gets as commitments, which can be erased."""
 PERSON = (
     *table.c,
     or_(

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from services.kit import clock, outbox, updates
+from services.kit.changes import Change
 from services.kit.db import Row, Statement, Transaction, param
 from services.kit.faults import FailedPrecondition, NotFound
 from services.kit.paging import Page
@@ -65,7 +66,9 @@ unended = (table.c.state == "active") | (table.c.state == "rotating") | (table.c
 """Their material is there: they resolve, or may do so again."""
 _get = Statement(select(table).where(table.c.id == param("id")))
 _lock = Statement(select(table).where(table.c.id == param("id")).with_for_update())
-_revoke = Statement(
+SECRET = ("encrypted_api_key", "encrypted_dek", "fingerprint")
+"""Columns that the audit log never gets."""
+_revoke = Change(
     update(table)
     .where(table.c.id == param("key_id"), table.c.state != "revoked")
     .values(
@@ -77,7 +80,9 @@ _revoke = Statement(
         revision=table.c.revision + 1,
         update_time=func.now(),
     )
-    .returning(*table.c)
+    .returning(*table.c),
+    kind="key",
+    secret=SECRET,
 )
 
 
@@ -115,9 +120,10 @@ async def revoke(tx: Transaction, request: pb.RevokeKeyRequest) -> pb.RevokeKeyR
     row = await seen(tx, request.key_id)
     mine = owners.in_row(row) == owners.caller()
     reason = "revoked by its owner" if mine else "revoked by an admin"
-    revoked = await tx.one(_revoke, key_id=row["id"], reason=reason)
+    revoked = await _revoke.one(tx, {"reason": reason}, key_id=row["id"], reason=reason)
     key = wire(revoked or await seen(tx, request.key_id))
-    await outbox.record(tx, f"key:{key.id}", key)
+    if revoked is None:  # it was before
+        await outbox.record(tx, f"key:{key.id}", key)
     return pb.RevokeKeyResponse(key=key)
 
 

@@ -8,7 +8,8 @@ from datetime import timedelta
 from sqlalchemy import case, func, null, update
 
 from services.kit import clock, outbox, updates
-from services.kit.db import Row, Statement, Transaction, param
+from services.kit.changes import Change
+from services.kit.db import Row, Transaction, param
 from services.providers import deposits, keys, owners, providers
 from services.providers.deposits import Draft, Sealed
 from services.providers.keys import KeyNotCurrent, KeyNotFound, table
@@ -17,7 +18,7 @@ from triptych.providers.v1 import key_service_pb2 as pb
 GRACE = timedelta(hours=24)
 CURRENT = ("active", "invalid")
 _over = table.c.state == "invalid"
-_replace = Statement(
+_replace = Change(
     update(table)
     .where(table.c.id == param("key_id"))
     .values(
@@ -29,7 +30,9 @@ _replace = Statement(
         revision=table.c.revision + 1,
         update_time=func.now(),
     )
-    .returning(*table.c)
+    .returning(*table.c),
+    kind="key",
+    secret=keys.SECRET,
 )
 
 
@@ -44,7 +47,8 @@ async def draft(tx: Transaction, request: pb.RotateKeyRequest) -> Draft:
 async def replace(tx: Transaction, request: pb.RotateKeyRequest, *, sealed: Sealed) -> pb.RotateKeyResponse:
     """Put the new key in the place of the old one; of two at once one finds that it came too late."""
     row = _checked(await keys.hold(tx, request.key_id), request.etag)
-    old = await tx.only(_replace, key_id=row["id"], reason=f"replaced by key {sealed.draft.key_id}")
+    reason = f"replaced by key {sealed.draft.key_id}"
+    old = await _replace.only(tx, {"reason": reason}, key_id=row["id"], reason=reason)
     new = await deposits.add(tx, sealed)
     answer = pb.RotateKeyResponse(key=keys.wire(new), previous=keys.wire(old))
     await outbox.record(tx, f"key:{answer.key.id}", answer)

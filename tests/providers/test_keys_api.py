@@ -1,6 +1,7 @@
 """KeyService over the wire, with a real provider on loopback, real OpenBao, PostgreSQL and Valkey."""
 
 import asyncio
+import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -216,6 +217,13 @@ async def test_a_revoked_key_is_shredded_and_opens_no_more(
     assert (await stub.RevokeKey(pb.RevokeKeyRequest(key_id=key.id))).key == revoked
     row = await superuser.fetchrow("SELECT encrypted_api_key, encrypted_dek FROM user_providers WHERE id = $1", key.id)
     assert tuple(row) == (None, None)
+    told = await superuser.fetchval(
+        "SELECT payload->'changes' FROM outbox WHERE action = 'providers.key.revoke' AND entity = $1"
+        " ORDER BY event_id LIMIT 1",
+        f"key:{key.id}",
+    )
+    assert json.loads(told)["state"] == {"old": "active", "new": "revoked"}
+    assert json.loads(told).keys() == {"state", "state_reason", "revoke_time"}
     with pytest.raises(faults.NotFound) as caught:
         await experiments.ResolveKey(to_resolve(user, provider))
     assert caught.value.reason == "KEY_NOT_FOUND"
