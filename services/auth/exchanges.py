@@ -1,6 +1,7 @@
 """Exchange of an agent's secret for a short access token, and the log of its uses.
 
-Nothing more is said to whoever fails; the log of uses says it to the tenant's admins. A use commits before the answer.
+Nothing more is said to whoever fails; the log of uses says it to the tenant's admins. A use commits before the answer,
+and a refusal once its source was admitted, so that a secret that is over cannot fill the log.
 """
 
 from dataclasses import dataclass
@@ -71,27 +72,32 @@ class CredentialInvalid(faults.Unauthenticated):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a token may say."""
+    """What a token may say, or why there is none."""
 
     row: Row
     scopes: list[str]
+    problem: str = ""
 
 
 async def use(tx: Transaction, secret: Secret, wanted: list[str], source: Source) -> Grant | None:
-    """Note a use and say what the token may hold; None when there is none to give. The caller commits either."""
+    """Note a use and say what the token may hold, or what is in the way; None when nobody has the secret."""
     row = await tx.one(_find, digest=secret.digest)
     if row is None:
         return None
     if problem := _problem(row):
-        await _note(tx, row, source, problem)
-        resource, failure = f"agent_credential:{row['id']}", {"problem": problem}
-        await events.write(tx, "auth.agent_credential.refuse", resource, source=source, failure=failure)
-        return None
+        return Grant(row, [], problem)
     held = [scope for scope in row["agent_scopes"] if not row["scopes"] or scope in row["scopes"]]
     given = scopes.check(wanted, among=held) or sorted(held)
     await _note(tx, row, source, "")
     await tx.run(_touch, credential_id=row["id"], fresh=FRESH)
     return Grant(row, given)
+
+
+async def refuse(tx: Transaction, grant: Grant, source: Source) -> None:
+    """Note why there was no token."""
+    await _note(tx, grant.row, source, grant.problem)
+    resource, failure = f"agent_credential:{grant.row['id']}", {"problem": grant.problem}
+    await events.write(tx, "auth.agent_credential.refuse", resource, source=source, failure=failure)
 
 
 async def page(

@@ -82,12 +82,7 @@ _good = and_(
     tenants.table.c.delete_time.is_(None),
 )
 _find_good = Statement(select(table.c.id).where(_good))
-_consume = Statement(
-    update(table)
-    .where(_good)
-    .values(uses=table.c.uses + 1)
-    .returning(table.c.id, table.c.role)
-)
+_consume = Statement(update(table).where(_good).values(uses=table.c.uses + 1).returning(table.c.id, table.c.role))
 _use = Statement(insert(uses).values(**params("tenant_id invitation_id user_id")))
 _get = Statement(select(table).where(table.c.id == param("id")))
 _revoke = Statement(

@@ -15,6 +15,7 @@ from services.auth.settings import AuthSettings
 from services.kit import clock
 
 SEND_SECONDS = 20.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Sender(Protocol):
@@ -25,7 +26,7 @@ class Sender(Protocol):
 
 
 class Smtp:
-    """An SMTP server, with STARTTLS where it offers it."""
+    """An SMTP server, with STARTTLS where it offers it; a password goes to none in clear, but on this machine."""
 
     def __init__(self, url: str, password: str | None) -> None:
         parts = urlsplit(url)
@@ -34,6 +35,7 @@ class Smtp:
         self._port = parts.port or (465 if self._tls else 25)
         self._user = unquote(parts.username) if parts.username else None
         self._password = password
+        self._starttls = True if password and not self._tls and self._host not in LOOPBACK else None
 
     async def send(self, message: EmailMessage) -> None:
         await aiosmtplib.send(
@@ -43,6 +45,7 @@ class Smtp:
             username=self._user,
             password=self._password,
             use_tls=self._tls,
+            start_tls=self._starttls,
             timeout=SEND_SECONDS,
         )
 

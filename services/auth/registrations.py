@@ -70,10 +70,12 @@ async def _belongs_nowhere(tx: Transaction, user_id: object) -> bool:
 
 
 async def _return(tx: Transaction, applicant: Applicant, found: Row, letters: Letters) -> pb.RegisterResponse:
-    """Take in whoever belongs nowhere, and so cannot log in to accept an invitation. Their password stays theirs."""
+    """Take in whoever belongs nowhere, and so cannot log in to accept an invitation. Their password stays theirs.
+
+    So does their home: strangers who know the address would get the account to look after, and could delete it.
+    """
     invitation = await invitations.consume(tx, applicant.invitation, found["id"])
     await memberships.add(tx, found["id"], invitation["role"])
-    await users.move(tx, found["id"], tx.tenant_id)
     user = f"user:{found['id']}"
     await events.write(tx, "auth.user.return", user, source=applicant.source, user_id=found["id"])
     details = {"role": invitation["role"], "invitation_id": str(invitation["id"])}

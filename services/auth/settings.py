@@ -47,7 +47,7 @@ class AuthSettings(Settings):
     public_url: str = ""
     """Address of a page that takes codes from mails; empty: mails hold the code alone. Never taken from a request."""
     smtp_url: str = ""
-    """smtp://[USER@]HOST[:PORT] (STARTTLS where offered) or smtps://…; empty: mails are files in data_dir/mailbox."""
+    """smtp://[USER@]HOST[:PORT] (STARTTLS where offered, with a password always) or smtps://…; empty: a mailbox."""
     smtp_password_file: Path | None = None
     mail_from: str = "triptych@localhost"
     """Sender of mails."""

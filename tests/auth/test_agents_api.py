@@ -409,3 +409,23 @@ async def test_bad_secrets_are_limited_by_source_and_good_ones_are_not(robot: Ro
     finally:
         await strict.stop()
     assert "LOGIN_RATE" in reasons
+
+
+async def test_a_secret_that_is_over_cannot_fill_the_log(robot: Robot) -> None:
+    await robot.owner.stub(AgentCredentialServiceStub).RevokeAgentCredential(
+        credential_pb.RevokeAgentCredentialRequest(credential_id=robot.credential.id)
+    )
+    strict = await robot.owner.people.suite.launch("auth", source_bad_secrets=0)
+    try:
+        async with grpc.aio.insecure_channel(
+            f"127.0.0.1:{strict.plaintext_port}", interceptors=interceptors("auth", lambda details, _: details)
+        ) as channel:
+            with pytest.raises(faults.ResourceExhausted):
+                await AgentCredentialServiceStub(channel).ExchangeAgentCredential(
+                    credential_pb.ExchangeAgentCredentialRequest(secret=robot.secret)
+                )
+    finally:
+        await strict.stop()
+    request = credential_pb.ListAgentCredentialUsesRequest(credential_id=robot.credential.id)
+    uses = await robot.owner.stub(AgentCredentialServiceStub).ListAgentCredentialUses(request)
+    assert not uses.uses

@@ -200,3 +200,9 @@ def test_an_smtp_url_says_host_port_and_user() -> None:
 def test_settings_that_must_not_start(suite: Suite, changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(SettingsInvalid, match=problem):
         AuthSettings.of(suite.values("auth", **changes))
+
+
+def test_a_password_does_not_leave_this_machine_in_clear() -> None:
+    assert Smtp("smtp://mail.example.com", "secret")._starttls is True
+    assert Smtp("smtp://mail.example.com", None)._starttls is None
+    assert Smtp("smtps://mail.example.com", "secret")._starttls is None

@@ -406,6 +406,7 @@ async def test_drift_is_found_told_and_repaired(  # noqa: PLR0917 - fixtures
     monkeypatch.setattr(drifts, "AGAIN_SECONDS", 0.05)
     registry = CollectorRegistry()
     checked = Drifts(db=runtime.db, counters=counters, rebuilds=rebuilds, budgets=budgets, registry=registry)
+    await checked.check()  # whatever other tests have left
     await use(user, provider, 1000)
     await reserve(user, provider)
     assert await checked._lasting(user.tenant_id, await _owner(user)) is None

@@ -54,11 +54,14 @@ class AgentCredentials(agent_credential_service_pb2_grpc.AgentCredentialServiceS
         self, request: pb.ExchangeAgentCredentialRequest, context: object
     ) -> pb.ExchangeAgentCredentialResponse:
         source = sources.of(context)
-        secret = credentials.parse(request.secret)
+        secret, grant = credentials.parse(request.secret), None
         if secret is not None:
             async with self._db.begin(tenant=secret.tenant_id) as tx:
                 grant = await exchanges.use(tx, secret, list(request.scopes), source)
-            if grant is not None:
-                return self._minting.of_agent(grant.row, grant.scopes)
+        if grant is not None and not grant.problem:
+            return self._minting.of_agent(grant.row, grant.scopes)
         await self._bad.admit(source)
+        if secret is not None and grant is not None:
+            async with self._db.begin(tenant=secret.tenant_id) as tx:
+                await exchanges.refuse(tx, grant, source)
         raise exchanges.CredentialInvalid
