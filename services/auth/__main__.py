@@ -117,7 +117,12 @@ async def wire(runtime: Runtime) -> None:
     runtime.add(
         "triptych.auth.v1.FactorService",
         factor_grpc.add_FactorServiceServicer_to_server,
-        Factors(db=runtime.db, enrollments=Enrollments(db=runtime.db, seals=seals), party=_party(settings)),
+        Factors(
+            db=runtime.db,
+            enrollments=Enrollments(db=runtime.db, seals=seals, letters=letters),
+            party=_party(settings),
+            letters=letters,
+        ),
     )
     runtime.add(
         "triptych.auth.v1.UserService",

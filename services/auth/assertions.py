@@ -1,6 +1,7 @@
 """Assertions: logins with a passkey, as the second factor of a ticket, or alone and then with the person verified.
 
-The challenge is spent first and for good; what was signed is compared after that, outside any transaction.
+With the person verified they count as a reauthentication: for who has passkeys only, there is no other. The challenge
+is spent first and for good; what was signed is compared after that, outside any transaction.
 """
 
 from dataclasses import dataclass
@@ -117,7 +118,9 @@ class Assertions:
         ):
             raise PasskeyInvalid
         epoch = passkey["session_epoch"] if found is None else found["session_epoch"]
-        visitor = Visitor(passkey["user_id"], epoch, entrances.device(device_name, source))
+        visitor = Visitor(
+            passkey["user_id"], epoch, entrances.device(device_name, source), reauthenticated=used.user_verified
+        )
         entry = await self._entrances.enter(tx, visitor, source, ACTION)
         if entry is None:
             raise PasskeyInvalid

@@ -1,7 +1,11 @@
-"""Confirmations: people who are logged in show again who they are; it counts as a login does, lock and all."""
+"""Confirmations: people who are logged in show again who they are; it counts as a login does, lock and all.
+
+A second factor that gives no codes is not passed over: who has passkeys only logs in again with one of them.
+"""
 
 from services.auth import events, factors, logins, proofs, reauthentications, totp, users
 from services.auth.addresses import Address
+from services.auth.factors import FactorMissing
 from services.auth.logins import Attempt, LoginFailed
 from services.auth.passwords import Passwords
 from services.auth.proofs import Proof
@@ -66,7 +70,9 @@ class Confirmations:
             return await self._refuse(tx, attempt)
         if proof is not None and (refusal := await proofs.spend(tx, proof, LoginFailed(), attempt.source)) is not None:
             return refusal
-        until = await reauthentications.note(tx)
+        if proof is None and (kinds := set(await factors.kinds(tx, attempt.user_id))):
+            return await self._refuse(tx, attempt) if CODES & kinds else await self._point(tx, attempt)
+        until = await reauthentications.note(tx, calls.caller().session_id)
         if until is None:
             return faults.TokenInvalid()
         await logins.settle(tx, attempt)
@@ -82,6 +88,16 @@ class Confirmations:
         await events.write(tx, ACTION, session, source=attempt.source, user_id=attempt.user_id, failure=failure)
         await outbox.record(tx, session, failure, action="auth.session.refuse")
         return LoginFailed()
+
+    async def _point(self, tx: Transaction, attempt: Attempt) -> FactorMissing:
+        """Send who has passkeys only to log in with one; the password was right, which is no failure."""
+        await logins.settle(tx, attempt)
+        session, failure = f"session:{calls.caller().session_id}", {"problem": "no factor that gives codes"}
+        await events.write(tx, ACTION, session, source=attempt.source, user_id=attempt.user_id, failure=failure)
+        await outbox.record(tx, session, failure, action="auth.session.refuse")
+        return FactorMissing(
+            "you have no factor that gives codes: log in again with the passkey, which counts as a reauthentication"
+        )
 
 
 async def _caller(tx: Transaction) -> Row:

@@ -1,10 +1,10 @@
 """Endings of sessions: by their owner, by an admin, by the use of an old refresh token. What ended stays ended.
 
-One statement ends a session, notes that it did, and revokes its access tokens, which are refused everywhere within a
-second.
+One statement ends a session, notes that it did, and revokes its access tokens and those of the sessions that follow it
+in other tenants (`switches`): they are refused everywhere within a second.
 """
 
-from sqlalchemy import Text, Uuid, func, or_, select, update
+from sqlalchemy import Text, Uuid, func, or_, select, union_all, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.auth import activities, events, revocations, sessions
@@ -25,13 +25,18 @@ def _ending(which: ColumnElement[bool]) -> Statement:
         .returning(table.c.id, table.c.tenant_id, table.c.user_id)
         .cte("ended")
     )
-    return Statement(select(ended).add_cte(activities.of(ended, "end"), revocations.of_each(ended.c.id)))
+    all_ended = select(func.array_agg(ended.c.id)).scalar_subquery()
+    followers = func.sessions_following(all_ended).column_valued("follower")
+    refused = union_all(select(ended.c.id), select(followers)).subquery("refused")
+    return Statement(select(ended).add_cte(activities.of(ended, "end"), revocations.of_each(refused.c.id)))
 
 
+_spared = param("spared", Uuid())
+"""A session that stays, and with it those that it follows: it would end with them."""
 _one = _ending(table.c.id == param("session_id"))
 _all = _ending(
     (table.c.user_id == param("person_id"))
-    & or_(param("spared", Uuid()).is_(None), table.c.id != param("spared", Uuid()))
+    & or_(_spared.is_(None), table.c.id.not_in(select(func.sessions_before(_spared).column_valued("before"))))
 )
 _reused = _ending(sessions.REUSED)
 
@@ -70,7 +75,7 @@ async def revoke(
 async def revoke_all(
     tx: Transaction, request: session_pb.RevokeAllSessionsRequest, source: Source
 ) -> session_pb.RevokeAllSessionsResponse:
-    """End all sessions of a person in the tenant, or all but the caller's own."""
+    """End all sessions of a person in the tenant, or all but the caller's own and what it follows."""
     caller = calls.caller()
     user_id = await sessions.whose(tx, request.user_id, "sessions.revoke")
     spared = caller.session_id if request.keep_current else None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.auth import events, roles, sessions, users
+from services.auth import events, reauthentications, roles, sessions, users
 from services.auth.sessions import Origin
 from services.auth.settings import AuthSettings
 from services.auth.sources import Source
@@ -24,6 +24,8 @@ class Visitor:
     """The person's session_epoch when they began; what ends sessions meanwhile ends this too."""
     device_info: dict[str, str]
     new_hash: str | None = None
+    reauthenticated: bool = False
+    """What they showed counts as a reauthentication too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Entrances:
             )
         except sessions.SessionInvalid:  # no member of the tenant any more; the transaction is as good as before
             return None
+        if visitor.reauthenticated:
+            await reauthentications.note(tx, session["id"])
         resource = f"session:{session['id']}"
         await events.write(tx, action, resource, source=source, user_id=visitor.user_id)
         details = {"user_id": str(visitor.user_id)}

@@ -96,10 +96,10 @@ class FactorExists(faults.FailedPrecondition):
 
 
 class FactorMissing(faults.FailedPrecondition):
-    """There is no factor that recovery codes could stand in for."""
+    """There is no factor of the kind that is needed."""
 
-    def __init__(self) -> None:
-        super().__init__("there is no factor that recovery codes could stand in for; enroll TOTP or a passkey first")
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
 
 
 async def kinds(tx: Transaction, user_id: object) -> "list[FactorKind.ValueType]":

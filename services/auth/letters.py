@@ -8,6 +8,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Coroutine
 from contextvars import Context
+from datetime import datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import Any
@@ -122,6 +123,17 @@ class Letters:
             "Your password for Triptych was changed",
             "Your password was changed, and all your sessions have ended.\n\nIf it was not you, ask for a new password"
             " (triptych.auth.v1.AuthService/RequestPasswordReset) and turn to an admin of your tenant.\n",
+        )
+
+    def factors_changed(self, to: str, what: str, when: datetime) -> None:
+        """Tell somebody what was changed of their second factors."""
+        self._post(
+            to,
+            "The second factors of your Triptych account were changed",
+            f"{what} on {when:%Y-%m-%d} at {when:%H:%M} UTC.\n\nIf it was you, you need do nothing.\n\n"
+            "If it was not you, set a new password now (triptych.auth.v1.AuthService/RequestPasswordReset sends you the"
+            " code): that ends all sessions. Then log in, look at your sessions and your second factors, remove what is"
+            " not yours and make new recovery codes. If you cannot log in any more, turn to an admin of your tenant.\n",
         )
 
     def later(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

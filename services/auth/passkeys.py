@@ -28,6 +28,7 @@ from services.auth import (
     challenges,
     events,
     factors,
+    notices,
     profiles,
     reauthentications,
     recoveries,
@@ -37,6 +38,7 @@ from services.auth import (
 )
 from services.auth.ceremonies import Given, PasskeyInvalid, RelyingParty
 from services.auth.factors import FactorExists
+from services.auth.letters import Letters
 from services.auth.sources import Source
 from services.kit import calls, faults, outbox, requests
 from services.kit.db import Row, Statement, Transaction, param, params
@@ -144,7 +146,11 @@ async def begin(tx: Transaction, party: RelyingParty) -> pb.BeginPasskeyRegistra
 
 
 async def answer(
-    tx: Transaction, request: pb.FinishPasskeyRegistrationRequest, party: RelyingParty, source: Source
+    tx: Transaction,
+    request: pb.FinishPasskeyRegistrationRequest,
+    party: RelyingParty,
+    source: Source,
+    letters: Letters,
 ) -> pb.FinishPasskeyRegistrationResponse | None:
     """Register what a browser made, or note the refusal and give None; the caller commits either."""
     caller = calls.caller()
@@ -159,7 +165,9 @@ async def answer(
     except PasskeyInvalid:
         await refuse(tx, source, caller.id)
         return None
-    return await requests.once(tx, request, lambda tx, request: register(tx, request, given, made, source))
+    done = await requests.once(tx, request, lambda tx, request: register(tx, request, given, made, source))
+    await notices.post(tx, letters, notices.PASSKEY_ADDED)
+    return done
 
 
 async def register(
@@ -195,7 +203,9 @@ async def register(
     return pb.FinishPasskeyRegistrationResponse(passkey=passkey, recovery_codes=codes)
 
 
-async def remove(tx: Transaction, request: pb.DeletePasskeyRequest, source: Source) -> pb.DeletePasskeyResponse:
+async def remove(
+    tx: Transaction, request: pb.DeletePasskeyRequest, source: Source, letters: Letters
+) -> pb.DeletePasskeyResponse:
     """Remove a passkey of the caller, and the recovery codes when no factor is left."""
     caller = calls.caller()
     await users.lock(tx, caller.id)
@@ -206,6 +216,7 @@ async def remove(tx: Transaction, request: pb.DeletePasskeyRequest, source: Sour
     user = f"user:{caller.id}"
     await events.write(tx, "auth.factor.delete_passkey", user, source=source, user_id=caller.id)
     await outbox.record(tx, user, {"passkey_id": request.passkey_id})
+    await notices.post(tx, letters, notices.PASSKEY_REMOVED)
     return pb.DeletePasskeyResponse()
 
 

@@ -45,7 +45,7 @@ async def require(tx: Transaction) -> None:
         raise ReauthenticationRequired
 
 
-async def note(tx: Transaction) -> datetime | None:
-    """Note that the caller did, and say until when it counts; None when the session has ended."""
-    row = await tx.one(_note, session_id=calls.caller().session_id)
+async def note(tx: Transaction, session_id: object) -> datetime | None:
+    """Note it of a session, and say until when it counts; None when the session has ended."""
+    row = await tx.one(_note, session_id=session_id)
     return None if row is None else row["reauthenticate_time"] + COUNTS

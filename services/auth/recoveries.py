@@ -6,8 +6,9 @@ import secrets
 
 from sqlalchemy import Column, DateTime, LargeBinary, MetaData, Table, Uuid, delete, func, insert, select, update
 
-from services.auth import events, factors, reauthentications, users
+from services.auth import events, factors, notices, reauthentications, users
 from services.auth.factors import FactorMissing
+from services.auth.letters import Letters
 from services.auth.sources import Source
 from services.kit import calls, outbox
 from services.kit.db import Statement, Transaction, param, params
@@ -60,17 +61,18 @@ async def spend(tx: Transaction, user_id: object, given: str) -> bool:
     return await tx.one(_use, person_id=user_id, digest=_digest(given)) is not None
 
 
-async def regenerate(tx: Transaction, source: Source) -> pb.RegenerateRecoveryCodesResponse:
+async def regenerate(tx: Transaction, source: Source, letters: Letters) -> pb.RegenerateRecoveryCodesResponse:
     """Give the caller ten new codes."""
     caller = calls.caller().id
     await users.lock(tx, caller)
     await reauthentications.require(tx)
     if not await factors.kinds(tx, caller):
-        raise FactorMissing
+        raise FactorMissing("there is no factor that recovery codes could stand in for; enroll TOTP or a passkey first")
     codes = await replace(tx, caller)
     user = f"user:{caller}"
     await events.write(tx, "auth.factor.regenerate_codes", user, source=source, user_id=caller)
     await outbox.record(tx, user, {"codes": COUNT})
+    await notices.post(tx, letters, notices.CODES_REPLACED)
     return pb.RegenerateRecoveryCodesResponse(recovery_codes=codes)
 
 

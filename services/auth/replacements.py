@@ -1,12 +1,25 @@
 """Replacements: a person gets another password, by a reset or because they know the old one.
 
 Whatever was had with the old one ends with it, everywhere: sessions, access tokens, codes that were mailed, known
-devices. Second factors stay, and are asked for at the next login.
+devices. Second factors stay, and are asked for at the next login; who has one and knows the old password
+reauthenticates first, so that a stolen token and a stolen password are not enough.
 """
 
 from sqlalchemy import DateTime, Uuid, column, func, select, table as lightweight, update
 
-from services.auth import devices, entrances, events, logins, memberships, passwords, revocations, sessions, users
+from services.auth import (
+    devices,
+    entrances,
+    events,
+    factors,
+    logins,
+    memberships,
+    passwords,
+    reauthentications,
+    revocations,
+    sessions,
+    users,
+)
 from services.auth.addresses import Address
 from services.auth.entrances import Entrances, Visitor
 from services.auth.letters import Letters
@@ -101,6 +114,7 @@ class Replacements:
             raise faults.TokenInvalid
         address = Address(user["email"], user["email_key"])
         passwords.check(new_password, address)
+        await _step_up(tx, user["id"])  # before the old password is compared: the refusal says nothing of it
         return Attempt(address.digest, source, user, await logins.reserve(tx, address.digest, self._settings))
 
     async def _put(self, tx: Transaction, attempt: Attempt, new_hash: str) -> pb.ChangePasswordResponse | None:
@@ -112,6 +126,7 @@ class Replacements:
         if user["password_hash"] != attempt.password_hash:
             return None
         before = await sessions.current(tx)
+        await _step_up(tx, user["id"])  # again: a factor may have come, and the session's proof ended, since
         epoch = await put(tx, user, new_hash, self._letters)
         device_info = entrances.device(before["device_info"].get("name", ""), attempt.source)
         visitor = Visitor(user["id"], epoch, device_info)
@@ -123,6 +138,12 @@ class Replacements:
         await events.write(tx, ACTION, resource, source=attempt.source, user_id=user["id"])
         await outbox.record(tx, resource)
         return pb.ChangePasswordResponse(tokens=entry.tokens)
+
+
+async def _step_up(tx: Transaction, user_id: object) -> None:
+    """Let who has a second factor through only after a reauthentication."""
+    if await factors.kinds(tx, user_id):
+        await reauthentications.require(tx)
 
 
 async def _refuse(tx: Transaction, attempt: Attempt) -> None:

@@ -2,7 +2,8 @@
 
 A refresh is one statement that finds, checks and rotates, so that neither a second refresh nor an end can come
 between. The token before the newest leads to the newest again for a few seconds; any other old one ends the session
-(`endings`), because two parties hold it. A session counts only while its epoch is its person's.
+(`endings`), because two parties hold it. A session counts only while its epoch is its person's, and while the session
+that it follows (`switches`) was not ended.
 """
 
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ table = Table(
     Column("revoke_reason", Text),
     Column("session_epoch", Integer, nullable=False),
     Column("reauthenticate_time", DateTime(timezone=True)),
+    Column("follows", Uuid),
 )
 ENDS = {
     "logout": SessionEnd.SESSION_END_LOGOUT,
@@ -72,7 +74,9 @@ _counts = (users.table.c.id == table.c.user_id) & users.table.c.verified & users
 )  # fmt: skip
 """The person may log in, and has not had all sessions ended since this one began."""
 _in_time = (table.c.idle_expire_time > func.now()) & (table.c.expire_time > func.now())
-LIVE = table.c.revoke_time.is_(None) & _in_time & _counts
+_led = or_(table.c.follows.is_(None), func.session_goes_on(table.c.follows))
+"""It follows from no other session, or from one that has not been ended."""
+LIVE = table.c.revoke_time.is_(None) & _in_time & _counts & _led
 """A session that goes on; in a statement that names people."""
 
 _generation = param("given", Integer())
@@ -83,6 +87,7 @@ _recent = table.c.rotate_time > func.now() - param("grace", Interval())
 REUSED = and_(_family, or_(table.c.generation > _generation + 1, and_(_before_newest, ~_recent)))
 """The session of a token that was used long ago."""
 
+_follows = param("follows", Uuid())
 # One statement reads role and token_version: a role that is lowered meanwhile is not signed under the new version.
 _person = (
     select(users.table.c.id, users.table.c.session_epoch, users.table.c.token_version, memberships.table.c.role)
@@ -94,6 +99,7 @@ _person = (
         users.table.c.session_epoch == func.coalesce(param("epoch", Integer()), users.table.c.session_epoch),
         users.table.c.verified,
         users.ACTIVE,
+        or_(_follows.is_(None), func.session_goes_on(_follows)),
     )
     .cte("person")
 )
@@ -103,11 +109,12 @@ _begun = (
     .from_select(
         [
             "tenant_id", "user_id", "refresh_token_hash", "generation", "device_info", "idle_expire_time",
-            "expire_time", "session_epoch",
+            "expire_time", "session_epoch", "follows",
         ],
         select(
             param("tenant_id", Uuid()), _person.c.id, param("refresh_token_hash", LargeBinary()), literal(0),
             param("device_info", JSONB()), func.least(_idle, _expire), _expire, _person.c.session_epoch,
+            _follows,
         ),
         include_defaults=False,
     )
@@ -126,6 +133,7 @@ _rotated = (
         or_(_newest, and_(_before_newest, _recent)),
         _in_time,
         _counts,
+        _led,
         memberships.table.c.user_id == table.c.user_id,
         memberships.table.c.tenant_id == table.c.tenant_id,
         memberships.LIVE,
@@ -158,6 +166,7 @@ _shown = select(
     (table.c.idle_expire_time <= func.now()).label("idle"),
     (table.c.expire_time <= func.now()).label("expired"),
     _counts.label("counts"),
+    _led.label("led"),
 ).join(users.table, users.table.c.id == table.c.user_id)
 _get = Statement(_shown.where(table.c.id == param("id")))
 _live = Statement(_shown.where(table.c.id == param("id"), LIVE))
@@ -186,6 +195,8 @@ class Origin:
     """The person's `session_epoch` when what they showed was read; None: as it is now."""
     until: datetime | None = None
     """When it ends whatever happens; None: as settings say."""
+    follows: object = None
+    """The session that it ends with; None: it ends with no other."""
 
 
 LOGIN = Origin()
@@ -202,7 +213,8 @@ async def create(
 ) -> Row:
     """Begin a session in the transaction's tenant; the row has the person's `token_version` and `role` as well.
 
-    Raises SessionInvalid when the person may not log in here any more, or their epoch is another one by now.
+    Raises SessionInvalid when the person may not log in here any more, their epoch is another one by now, or the
+    session that it follows has been ended.
     """
     row = await tx.one(
         _insert,
@@ -214,6 +226,7 @@ async def create(
         absolute=settings.refresh_absolute,
         epoch=origin.epoch,
         until=origin.until,
+        follows=origin.follows,
         kind=origin.kind,
         ip_address=device_info["ip_address"],
         user_agent=device_info["user_agent"],
@@ -307,6 +320,8 @@ def _end(row: Row) -> "SessionEnd.ValueType":
         return ENDS[row["revoke_reason"]]
     if not row["counts"]:
         return SessionEnd.SESSION_END_CREDENTIALS
+    if not row["led"]:
+        return SessionEnd.SESSION_END_REVOKED
     if row["expired"]:
         return SessionEnd.SESSION_END_EXPIRED
     return SessionEnd.SESSION_END_IDLE if row["idle"] else SessionEnd.SESSION_END_UNSPECIFIED

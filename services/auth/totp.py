@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.twofactor.totp import TOTP
 from sqlalchemy import BigInteger, Column, DateTime, Interval, MetaData, Table, Text, Uuid, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from services.auth import events, reauthentications, recoveries, users
+from services.auth import events, notices, reauthentications, recoveries, users
 from services.auth.factors import FactorExists
 from services.auth.keys import SEAL
+from services.auth.letters import Letters
 from services.auth.sources import Source
 from services.kit import calls, clock, faults, outbox
 from services.kit.db import Row, Statement, Transaction, param
@@ -71,7 +72,7 @@ _spend = Statement(
     .values(last_step=param("step"))
     .returning(table.c.user_id)
 )
-_delete = Statement(delete(table).where(_mine).returning(table.c.user_id))
+_delete = Statement(delete(table).where(_mine).returning(table.c.confirm_time))
 
 
 class EnrollmentInvalid(faults.FailedPrecondition):
@@ -180,16 +181,18 @@ async def spend(tx: Transaction, user_id: object, opened: Opened, step: int) -> 
     return await tx.one(_spend, person_id=user_id, sealed=opened.sealed, step=step) is not None
 
 
-async def disable(tx: Transaction, source: Source) -> pb.DisableTotpResponse:
+async def disable(tx: Transaction, source: Source, letters: Letters) -> pb.DisableTotpResponse:
     """Take the caller's secret away, and the recovery codes when no other factor is left."""
     caller = calls.caller().id
     await users.lock(tx, caller)
     await reauthentications.require(tx)
-    removed = await tx.one(_delete, person_id=caller) is not None
+    removed = await tx.one(_delete, person_id=caller)
     await recoveries.settle(tx, caller)
     user = f"user:{caller}"
     await events.write(tx, "auth.factor.disable_totp", user, source=source, user_id=caller)
-    await outbox.record(tx, user, {"removed": removed})
+    await outbox.record(tx, user, {"removed": removed is not None})
+    if removed is not None and removed["confirm_time"] is not None:  # one that waited was no factor yet
+        await notices.post(tx, letters, notices.TOTP_DISABLED)
     return pb.DisableTotpResponse()
 
 

@@ -21,7 +21,6 @@ from typing import Any, NoReturn, TypeVar
 import click
 import grpc
 
-from services.cli.stack import topology
 from services.cli.stack.homes import Home, replace
 from services.cli.up import home_option
 from services.kit import faults
@@ -103,7 +102,7 @@ def token() -> None:
 def login(home: Path, address: str | None, email_address: str) -> None:
     """Log in, and keep the tokens for later commands."""
     place = target(home, address)
-    password = click.prompt("Password", hide_input=True)
+    password = click.prompt(f"Password for {place}", hide_input=True)
     known = f"{place} {email_address}"
     request = pb.LoginRequest(
         email=email_address,
@@ -116,6 +115,17 @@ def login(home: Path, address: str | None, email_address: str) -> None:
         answer = _second(place, answer)
     file = keep(tokens_file(), place, answer.tokens, {known: answer.device_token} if answer.device_token else None)
     click.echo(f"logged in as {answer.user.email} in tenant {answer.tenant_id}; tokens are in {file}")
+
+
+@click.command()
+def logout() -> None:
+    """End the session of the kept tokens, and forget them."""
+    document = kept()
+    metadata = (("authorization", f"Bearer {document['access_token']}"),)
+    request, address = pb.LogoutRequest(request_id=str(uuid.uuid4())), document["address"]
+    ask(address, lambda channel: AuthServiceStub(channel).Logout(request, metadata=metadata), again(address))
+    tokens_file().unlink()
+    click.echo("logged out")
 
 
 @click.command()
@@ -169,12 +179,20 @@ def kept(file: Path | None = None) -> dict[str, Any]:
     return kept(file)
 
 
-def again(address: str) -> str:
-    """Say what to do when the service that gave the kept tokens does not take them."""
-    return (
-        f"; the kept tokens are of the auth service at {address}: start its stack, or log in again with "
-        "`triptych login --home DIRECTORY` or `triptych login --address HOST:PORT`"
-    )
+def again(address: str) -> Callable[[faults.Fault], str]:
+    """Say what to do when the service that gave the kept tokens does not take them, and nothing of other failures."""
+
+    def advice(fault: faults.Fault) -> str:
+        if fault.reason == "REAUTHENTICATION_REQUIRED":
+            return ": `triptych reauthenticate`"
+        if not isinstance(fault, (faults.Unauthenticated, faults.Unavailable)) or fault.reason == "LOGIN_FAILED":
+            return ""
+        return (
+            f"; the kept tokens are of the auth service at {address}: start its stack, or log in again with "
+            "`triptych login --home DIRECTORY` or `triptych login --address HOST:PORT`"
+        )
+
+    return advice
 
 
 def _second(place: str, answer: pb.LoginResponse) -> pb.CompleteLoginResponse:
@@ -210,13 +228,19 @@ def target(home: Path, address: str | None) -> str:
     """Give the address to call; a password must not leave this machine in clear."""
     if address is None:
         ports = Home(home).recall("ports.json")
-        address = f"127.0.0.1:{ports.get('auth.plaintext', topology.read().service('auth').plaintext)}"
+        if "auth.plaintext" not in ports:
+            raise click.ClickException(f"no stack was ever started in {home}: name one with --home or --address")
+        address = f"127.0.0.1:{ports['auth.plaintext']}"
     if address.rpartition(":")[0] not in LOOPBACK:
         raise click.ClickException(f"{address} is not on this machine: forward its port (ssh -L) and use 127.0.0.1")
     return address
 
 
-def ask(target: str, call: Callable[[grpc.aio.Channel], Awaitable[Answer]], advice: str = "") -> Answer:
+def ask(
+    target: str,
+    call: Callable[[grpc.aio.Channel], Awaitable[Answer]],
+    advice: Callable[[faults.Fault], str] = lambda _: "",
+) -> Answer:
     """Call the service, and say in its own words what went wrong."""
 
     async def answer() -> Answer:
@@ -227,7 +251,7 @@ def ask(target: str, call: Callable[[grpc.aio.Channel], Awaitable[Answer]], advi
         return asyncio.run(answer())
     except grpc.aio.AioRpcError as error:
         fault = faults.from_error(error, service=f"the auth service at {target}")
-        raise click.ClickException(f"{fault.text} ({fault.reason}){advice}") from None
+        raise click.ClickException(f"{fault.text} ({fault.reason}){advice(fault)}") from None
 
 
 def keep(file: Path, target: str, tokens: pb.Tokens, devices: dict[str, str] | None = None) -> Path:

@@ -1,9 +1,13 @@
 """`triptych agents`: programs that act under their own name, and their credentials."""
 
+from importlib.resources import files
+from typing import Any
+
 import click
 
-from services.cli import callers
+from services.cli import accounts, callers
 from services.cli.callers import json_option, limit_option
+from services.cli.up import home_option
 from triptych.auth.v1 import agent_credential_service_pb2 as credential_pb, agent_service_pb2 as pb
 from triptych.auth.v1.agent_credential_pb2 import AgentCredential
 from triptych.auth.v1.agent_credential_service_pb2_grpc import AgentCredentialServiceStub
@@ -21,7 +25,12 @@ def agents() -> None:
 @agents.command("create")
 @click.argument("name")
 @click.option("--level", type=click.Choice(["organization", "project"]), default="project", show_default=True)
-@click.option("--scope", "scopes", multiple=True, help="Permission that it may have; repeat it for more.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    help="Permission that it may have (`triptych agents scopes` lists them); repeat it for more.",
+)
 @click.option("--description", default="", help="What it is for.")
 @json_option
 def create_agent(name: str, level: str, scopes: tuple[str, ...], description: str, as_json: bool) -> None:
@@ -74,6 +83,26 @@ def issue(agent_id: str, name: str, scopes: tuple[str, ...], days: int) -> None:
     )
     request = credential_pb.CreateAgentCredentialRequest(agent_credential=given)
     click.echo(callers.call(AgentCredentialServiceStub, "CreateAgentCredential", request).secret)
+
+
+@agents.command("exchange")
+@home_option
+@accounts.address_option
+def exchange(**where: Any) -> None:
+    """Ask for a secret, and print an access token for it, good for ten minutes; for trying what an agent may do."""
+    secret = click.prompt("Secret", hide_input=True)
+    request = credential_pb.ExchangeAgentCredentialRequest(secret=secret)
+    answer = accounts.ask(
+        accounts.target(**where),
+        lambda channel: AgentCredentialServiceStub(channel).ExchangeAgentCredential(request),
+    )
+    click.echo(answer.access_token)
+
+
+@agents.command("scopes")
+def list_scopes() -> None:
+    """List the permissions that agents can be given."""
+    click.echo((files("services.auth") / "scopes.txt").read_text(encoding="utf-8"), nl=False)
 
 
 @agents.command("credentials")

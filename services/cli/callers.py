@@ -90,6 +90,8 @@ def _text(message: Message, name: str, value: Any) -> str:
 
 def _single(field: Any, value: Any) -> str:
     if field.enum_type is not None:
+        if value == 0:
+            return "-"
         name: str = field.enum_type.values_by_number[value].name
         prefix = field.enum_type.values_by_number[0].name.removesuffix("UNSPECIFIED")
         return name.removeprefix(prefix).lower()

@@ -64,7 +64,7 @@ async def test_somebody_makes_a_tenant_goes_there_and_comes_back(user: Somebody)
     assert user.tenant_id in listed
     assert "you belong to no tenant nowhere" in (await run("tenants", "switch", "nowhere")).errors
     refused = await run("tenants", "delete", slug, "--yes")
-    assert "REAUTHENTICATION_REQUIRED" in refused.errors
+    assert "(REAUTHENTICATION_REQUIRED): `triptych reauthenticate`" in refused.errors
 
 
 async def test_an_agent_is_made_issued_rotated_and_ended(people: People, user: Somebody) -> None:
@@ -81,6 +81,22 @@ async def test_an_agent_is_made_issued_rotated_and_ended(people: People, user: S
     assert "inactive" in (await good("agents", "list")).output
     unknown = await run("agents", "create", "x", "--scope", "no.such")
     assert "SCOPE_UNKNOWN" in unknown.errors
+    assert "log in again" not in unknown.errors
+    assert "agents.get" in (await good("agents", "scopes")).output.split()
+
+
+async def test_a_secret_is_exchanged_and_a_session_is_left(people: People, user: Somebody, home: Path) -> None:
+    agent = json.loads((await good("agents", "create", "reader", "--scope", "agents.get", "--json")).output)["id"]
+    secret = (await good("agents", "issue", agent)).output.strip()
+    token = (await good("agents", "exchange", "--home", str(home), given=f"{secret}\n")).output
+    assert token.splitlines()[-1].count(".") == 2
+    assert "logged out" in (await good("logout")).output
+    assert "triptych login" in (await run("whoami")).errors
+
+
+async def test_a_folder_without_a_stack_gets_no_password(tmp_path: Path) -> None:
+    refused = await run("login", "--home", str(tmp_path / "nowhere"), "--email", "a@example.com", given="secret\n")
+    assert "no stack was ever started" in refused.errors
 
 
 async def test_a_second_factor_is_set_up_and_asked_for(user: Somebody, home: Path) -> None:

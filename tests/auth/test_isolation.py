@@ -325,6 +325,7 @@ async def test_the_database_itself_changes_no_row_of_another_tenant(people: Peop
         "UPDATE sessions SET user_id = gen_random_uuid()",
         "UPDATE sessions SET expire_time = now() + interval '1 year'",
         "UPDATE sessions SET session_epoch = 1",
+        "UPDATE sessions SET follows = NULL",
         "DELETE FROM sessions",
         "UPDATE login_tickets SET user_id = gen_random_uuid()",
         "UPDATE password_resets SET user_id = gen_random_uuid()",

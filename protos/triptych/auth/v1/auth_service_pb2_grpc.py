@@ -173,7 +173,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FinishPasskeyLogin(self, request, context):
-        """Ends it and begins a session. Errors: UNAUTHENTICATED PASSKEY_INVALID (wrong origin, relying party, signature or counter; the
+        """Ends it and begins a session. When the authenticator verified the person, it counts as a Reauthenticate in that session.
+        Errors: UNAUTHENTICATED PASSKEY_INVALID (wrong origin, relying party, signature or counter; the
         challenge was used, is too old or not ours; the person was not verified; nobody who may log in has this passkey);
         FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
         """
@@ -183,16 +184,20 @@ class AuthServiceServicer:
 
     def Reauthenticate(self, request, context):
         """Shows again who the caller is, for what needs it: changes of factors, address and account. It counts for five minutes, for this
-        session. Who has a second factor must give a code as well. Wrong ones count like failed logins.
-        Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED FACTOR_RATE, SERVER_BUSY.
+        session. Who has a second factor must give a code as well. Wrong ones count like failed logins. Who has passkeys and neither TOTP
+        nor recovery codes left logs in again with a passkey instead, and FinishPasskeyLogin counts as this.
+        Errors: UNAUTHENTICATED LOGIN_FAILED; FAILED_PRECONDITION FACTOR_MISSING (the password is right, and there is no factor that
+        gives codes: log in with the passkey); RESOURCE_EXHAUSTED FACTOR_RATE, SERVER_BUSY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SwitchTenant(self, request, context):
-        """Begins a session of the caller in another tenant that they belong to; the session in this one goes on. The new one has the
-        same end. Errors: NOT_FOUND TENANT_NOT_FOUND when there is none, or the caller does not belong to it.
+        """Begins a session of the caller in another tenant that they belong to; the session in this one goes on. The new one follows it:
+        it has the same end, and whatever ends this one (Logout, RevokeSession, reuse) ends the new one, but not the other way round.
+        Errors: INVALID_ARGUMENT REQUEST_INVALID for the tenant that the caller is in; NOT_FOUND TENANT_NOT_FOUND when there is none,
+        or the caller does not belong to it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,8 +224,9 @@ class AuthServiceServicer:
 
     def ChangePassword(self, request, context):
         """Sets a new password with the old one. All sessions of the person end, this one too; the answer begins a new one.
-        A wrong old password counts like a failed login. Errors: UNAUTHENTICATED LOGIN_FAILED; INVALID_ARGUMENT PASSWORD_REFUSED;
-        RESOURCE_EXHAUSTED SERVER_BUSY.
+        A wrong old password counts like a failed login. Who has a second factor needs a Reauthenticate in this session in the last
+        five minutes; without one nothing is compared. Errors: UNAUTHENTICATED LOGIN_FAILED; PERMISSION_DENIED
+        REAUTHENTICATION_REQUIRED; INVALID_ARGUMENT PASSWORD_REFUSED; RESOURCE_EXHAUSTED SERVER_BUSY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,18 +61,23 @@ class AuthServiceStub:
     at once. Errors: UNAUTHENTICATED LOGIN_FAILED (ticket); FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
     """
     FinishPasskeyLogin: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.FinishPasskeyLoginRequest, _auth_service_pb2.FinishPasskeyLoginResponse]
-    """Ends it and begins a session. Errors: UNAUTHENTICATED PASSKEY_INVALID (wrong origin, relying party, signature or counter; the
+    """Ends it and begins a session. When the authenticator verified the person, it counts as a Reauthenticate in that session.
+    Errors: UNAUTHENTICATED PASSKEY_INVALID (wrong origin, relying party, signature or counter; the
     challenge was used, is too old or not ours; the person was not verified; nobody who may log in has this passkey);
     FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
     """
     Reauthenticate: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ReauthenticateRequest, _auth_service_pb2.ReauthenticateResponse]
     """Shows again who the caller is, for what needs it: changes of factors, address and account. It counts for five minutes, for this
-    session. Who has a second factor must give a code as well. Wrong ones count like failed logins.
-    Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED FACTOR_RATE, SERVER_BUSY.
+    session. Who has a second factor must give a code as well. Wrong ones count like failed logins. Who has passkeys and neither TOTP
+    nor recovery codes left logs in again with a passkey instead, and FinishPasskeyLogin counts as this.
+    Errors: UNAUTHENTICATED LOGIN_FAILED; FAILED_PRECONDITION FACTOR_MISSING (the password is right, and there is no factor that
+    gives codes: log in with the passkey); RESOURCE_EXHAUSTED FACTOR_RATE, SERVER_BUSY.
     """
     SwitchTenant: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.SwitchTenantRequest, _auth_service_pb2.SwitchTenantResponse]
-    """Begins a session of the caller in another tenant that they belong to; the session in this one goes on. The new one has the
-    same end. Errors: NOT_FOUND TENANT_NOT_FOUND when there is none, or the caller does not belong to it.
+    """Begins a session of the caller in another tenant that they belong to; the session in this one goes on. The new one follows it:
+    it has the same end, and whatever ends this one (Logout, RevokeSession, reuse) ends the new one, but not the other way round.
+    Errors: INVALID_ARGUMENT REQUEST_INVALID for the tenant that the caller is in; NOT_FOUND TENANT_NOT_FOUND when there is none,
+    or the caller does not belong to it.
     """
     RequestPasswordReset: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]
     """Sends a mail with a code to set a new password, to the address as it is stored. The answer is the same, and takes the same
@@ -87,8 +92,9 @@ class AuthServiceStub:
     """
     ChangePassword: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ChangePasswordRequest, _auth_service_pb2.ChangePasswordResponse]
     """Sets a new password with the old one. All sessions of the person end, this one too; the answer begins a new one.
-    A wrong old password counts like a failed login. Errors: UNAUTHENTICATED LOGIN_FAILED; INVALID_ARGUMENT PASSWORD_REFUSED;
-    RESOURCE_EXHAUSTED SERVER_BUSY.
+    A wrong old password counts like a failed login. Who has a second factor needs a Reauthenticate in this session in the last
+    five minutes; without one nothing is compared. Errors: UNAUTHENTICATED LOGIN_FAILED; PERMISSION_DENIED
+    REAUTHENTICATION_REQUIRED; INVALID_ARGUMENT PASSWORD_REFUSED; RESOURCE_EXHAUSTED SERVER_BUSY.
     """
     ChangeEmail: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ChangeEmailRequest, _auth_service_pb2.ChangeEmailResponse]
     """Asks for another address. A mail with a code goes to the new one, and a notice to the old one; it changes when VerifyEmail gets
@@ -140,18 +146,23 @@ class AuthServiceAsyncStub(AuthServiceStub):
     at once. Errors: UNAUTHENTICATED LOGIN_FAILED (ticket); FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
     """
     FinishPasskeyLogin: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.FinishPasskeyLoginRequest, _auth_service_pb2.FinishPasskeyLoginResponse]  # type: ignore[assignment]
-    """Ends it and begins a session. Errors: UNAUTHENTICATED PASSKEY_INVALID (wrong origin, relying party, signature or counter; the
+    """Ends it and begins a session. When the authenticator verified the person, it counts as a Reauthenticate in that session.
+    Errors: UNAUTHENTICATED PASSKEY_INVALID (wrong origin, relying party, signature or counter; the
     challenge was used, is too old or not ours; the person was not verified; nobody who may log in has this passkey);
     FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
     """
     Reauthenticate: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ReauthenticateRequest, _auth_service_pb2.ReauthenticateResponse]  # type: ignore[assignment]
     """Shows again who the caller is, for what needs it: changes of factors, address and account. It counts for five minutes, for this
-    session. Who has a second factor must give a code as well. Wrong ones count like failed logins.
-    Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED FACTOR_RATE, SERVER_BUSY.
+    session. Who has a second factor must give a code as well. Wrong ones count like failed logins. Who has passkeys and neither TOTP
+    nor recovery codes left logs in again with a passkey instead, and FinishPasskeyLogin counts as this.
+    Errors: UNAUTHENTICATED LOGIN_FAILED; FAILED_PRECONDITION FACTOR_MISSING (the password is right, and there is no factor that
+    gives codes: log in with the passkey); RESOURCE_EXHAUSTED FACTOR_RATE, SERVER_BUSY.
     """
     SwitchTenant: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.SwitchTenantRequest, _auth_service_pb2.SwitchTenantResponse]  # type: ignore[assignment]
-    """Begins a session of the caller in another tenant that they belong to; the session in this one goes on. The new one has the
-    same end. Errors: NOT_FOUND TENANT_NOT_FOUND when there is none, or the caller does not belong to it.
+    """Begins a session of the caller in another tenant that they belong to; the session in this one goes on. The new one follows it:
+    it has the same end, and whatever ends this one (Logout, RevokeSession, reuse) ends the new one, but not the other way round.
+    Errors: INVALID_ARGUMENT REQUEST_INVALID for the tenant that the caller is in; NOT_FOUND TENANT_NOT_FOUND when there is none,
+    or the caller does not belong to it.
     """
     RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]  # type: ignore[assignment]
     """Sends a mail with a code to set a new password, to the address as it is stored. The answer is the same, and takes the same
@@ -166,8 +177,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """
     ChangePassword: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ChangePasswordRequest, _auth_service_pb2.ChangePasswordResponse]  # type: ignore[assignment]
     """Sets a new password with the old one. All sessions of the person end, this one too; the answer begins a new one.
-    A wrong old password counts like a failed login. Errors: UNAUTHENTICATED LOGIN_FAILED; INVALID_ARGUMENT PASSWORD_REFUSED;
-    RESOURCE_EXHAUSTED SERVER_BUSY.
+    A wrong old password counts like a failed login. Who has a second factor needs a Reauthenticate in this session in the last
+    five minutes; without one nothing is compared. Errors: UNAUTHENTICATED LOGIN_FAILED; PERMISSION_DENIED
+    REAUTHENTICATION_REQUIRED; INVALID_ARGUMENT PASSWORD_REFUSED; RESOURCE_EXHAUSTED SERVER_BUSY.
     """
     ChangeEmail: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ChangeEmailRequest, _auth_service_pb2.ChangeEmailResponse]  # type: ignore[assignment]
     """Asks for another address. A mail with a code goes to the new one, and a notice to the old one; it changes when VerifyEmail gets
@@ -258,7 +270,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.FinishPasskeyLoginRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.FinishPasskeyLoginResponse, _abc.Awaitable[_auth_service_pb2.FinishPasskeyLoginResponse]]:
-        """Ends it and begins a session. Errors: UNAUTHENTICATED PASSKEY_INVALID (wrong origin, relying party, signature or counter; the
+        """Ends it and begins a session. When the authenticator verified the person, it counts as a Reauthenticate in that session.
+        Errors: UNAUTHENTICATED PASSKEY_INVALID (wrong origin, relying party, signature or counter; the
         challenge was used, is too old or not ours; the person was not verified; nobody who may log in has this passkey);
         FAILED_PRECONDITION PASSKEYS_OFF; RESOURCE_EXHAUSTED LOGIN_RATE.
         """
@@ -270,8 +283,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ReauthenticateResponse, _abc.Awaitable[_auth_service_pb2.ReauthenticateResponse]]:
         """Shows again who the caller is, for what needs it: changes of factors, address and account. It counts for five minutes, for this
-        session. Who has a second factor must give a code as well. Wrong ones count like failed logins.
-        Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED FACTOR_RATE, SERVER_BUSY.
+        session. Who has a second factor must give a code as well. Wrong ones count like failed logins. Who has passkeys and neither TOTP
+        nor recovery codes left logs in again with a passkey instead, and FinishPasskeyLogin counts as this.
+        Errors: UNAUTHENTICATED LOGIN_FAILED; FAILED_PRECONDITION FACTOR_MISSING (the password is right, and there is no factor that
+        gives codes: log in with the passkey); RESOURCE_EXHAUSTED FACTOR_RATE, SERVER_BUSY.
         """
 
     @_abc_1.abstractmethod
@@ -280,8 +295,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.SwitchTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.SwitchTenantResponse, _abc.Awaitable[_auth_service_pb2.SwitchTenantResponse]]:
-        """Begins a session of the caller in another tenant that they belong to; the session in this one goes on. The new one has the
-        same end. Errors: NOT_FOUND TENANT_NOT_FOUND when there is none, or the caller does not belong to it.
+        """Begins a session of the caller in another tenant that they belong to; the session in this one goes on. The new one follows it:
+        it has the same end, and whatever ends this one (Logout, RevokeSession, reuse) ends the new one, but not the other way round.
+        Errors: INVALID_ARGUMENT REQUEST_INVALID for the tenant that the caller is in; NOT_FOUND TENANT_NOT_FOUND when there is none,
+        or the caller does not belong to it.
         """
 
     @_abc_1.abstractmethod
@@ -314,8 +331,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ChangePasswordResponse, _abc.Awaitable[_auth_service_pb2.ChangePasswordResponse]]:
         """Sets a new password with the old one. All sessions of the person end, this one too; the answer begins a new one.
-        A wrong old password counts like a failed login. Errors: UNAUTHENTICATED LOGIN_FAILED; INVALID_ARGUMENT PASSWORD_REFUSED;
-        RESOURCE_EXHAUSTED SERVER_BUSY.
+        A wrong old password counts like a failed login. Who has a second factor needs a Reauthenticate in this session in the last
+        five minutes; without one nothing is compared. Errors: UNAUTHENTICATED LOGIN_FAILED; PERMISSION_DENIED
+        REAUTHENTICATION_REQUIRED; INVALID_ARGUMENT PASSWORD_REFUSED; RESOURCE_EXHAUSTED SERVER_BUSY.
         """
 
     @_abc_1.abstractmethod

@@ -53,7 +53,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_FACTOR_EXISTS: _Reason.ValueType  # 12
     """FAILED_PRECONDITION: there is such a factor already; remove it first, or use it."""
     REASON_FACTOR_MISSING: _Reason.ValueType  # 13
-    """FAILED_PRECONDITION: there is no factor that recovery codes could stand in for; enroll one first."""
+    """FAILED_PRECONDITION: there is no factor of the kind that is needed: none that recovery codes could stand in for (enroll one first),
+    or none that gives codes to reauthenticate with (log in again with a passkey).
+    """
     REASON_FACTOR_LIMIT: _Reason.ValueType  # 14
     """FAILED_PRECONDITION: there are as many passkeys as one person may have; remove one first."""
     REASON_ENROLLMENT_INVALID: _Reason.ValueType  # 15
@@ -155,7 +157,9 @@ REASON_FACTOR_RATE: Reason.ValueType  # 11
 REASON_FACTOR_EXISTS: Reason.ValueType  # 12
 """FAILED_PRECONDITION: there is such a factor already; remove it first, or use it."""
 REASON_FACTOR_MISSING: Reason.ValueType  # 13
-"""FAILED_PRECONDITION: there is no factor that recovery codes could stand in for; enroll one first."""
+"""FAILED_PRECONDITION: there is no factor of the kind that is needed: none that recovery codes could stand in for (enroll one first),
+or none that gives codes to reauthenticate with (log in again with a passkey).
+"""
 REASON_FACTOR_LIMIT: Reason.ValueType  # 14
 """FAILED_PRECONDITION: there are as many passkeys as one person may have; remove one first."""
 REASON_ENROLLMENT_INVALID: Reason.ValueType  # 15

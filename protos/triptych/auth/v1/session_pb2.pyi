@@ -31,7 +31,7 @@ class _SessionEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionEnd
     SESSION_END_REUSE: _SessionEnd.ValueType  # 2
     """An old refresh token was used: two parties held it."""
     SESSION_END_REVOKED: _SessionEnd.ValueType  # 3
-    """Its owner or an admin revoked it."""
+    """Its owner or an admin revoked it, or the session ended from which SwitchTenant began it."""
     SESSION_END_IDLE: _SessionEnd.ValueType  # 4
     """It was not refreshed for 14 days."""
     SESSION_END_EXPIRED: _SessionEnd.ValueType  # 5
@@ -49,7 +49,7 @@ SESSION_END_LOGOUT: SessionEnd.ValueType  # 1
 SESSION_END_REUSE: SessionEnd.ValueType  # 2
 """An old refresh token was used: two parties held it."""
 SESSION_END_REVOKED: SessionEnd.ValueType  # 3
-"""Its owner or an admin revoked it."""
+"""Its owner or an admin revoked it, or the session ended from which SwitchTenant began it."""
 SESSION_END_IDLE: SessionEnd.ValueType  # 4
 """It was not refreshed for 14 days."""
 SESSION_END_EXPIRED: SessionEnd.ValueType  # 5

@@ -203,7 +203,7 @@ class RevokeAllSessionsRequest(_message.Message):
     user_id: _builtins.str
     """Whose; empty: the caller's. Only admins may name somebody else."""
     keep_current: _builtins.bool
-    """Spare the session of the caller's own token."""
+    """Spare the session of the caller's own token, and those that it follows (SwitchTenant), with which it would end."""
     request_id: _builtins.str
     """UUID that makes a retry safe: the first answer is stored for 24 h and given again; the same id with another body is
     INVALID_ARGUMENT. May be empty, and then a retry acts again.

@@ -148,12 +148,14 @@ def _sessions() -> None:
         ALTER TABLE sessions
             ADD COLUMN session_epoch integer NOT NULL DEFAULT 1,
             ADD COLUMN reauthenticate_time timestamptz,
+            ADD COLUMN follows uuid,
             DROP CONSTRAINT sessions_revoke_reason_check,
             ADD CONSTRAINT sessions_revoke_reason_check
                 CHECK (revoke_reason IN ('logout', 'reuse', 'revoked', 'credentials', 'removed'))
         """
     )
     op.execute(f"GRANT UPDATE (reauthenticate_time) ON sessions TO {APP}")
+    _followers()
     op.execute(
         """
         CREATE TABLE session_activities (
@@ -187,6 +189,55 @@ def _sessions() -> None:
     op.execute("CREATE INDEX devices_user ON devices (user_id)")
     op.execute("CREATE INDEX devices_expire ON devices (expire_time)")
     op.execute(f"GRANT SELECT, INSERT, UPDATE (failures, last_use_time), DELETE ON devices TO {APP}")
+
+
+def _followers() -> None:
+    # A session that SwitchTenant began follows the one that it was called in, and ends with it. They are in different
+    # tenants: these functions look across, by id, and give ids and whether sessions go on.
+    op.execute("CREATE INDEX sessions_follows ON sessions (follows) WHERE follows IS NOT NULL")
+    op.execute(f"CREATE POLICY following ON sessions FOR SELECT TO {OWNER} USING (true)")
+    op.execute(
+        """
+        CREATE FUNCTION sessions_before(session uuid) RETURNS SETOF uuid
+        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+            WITH RECURSIVE line (id) AS (
+                SELECT session
+                UNION SELECT s.follows FROM line JOIN sessions s ON s.id = line.id WHERE s.follows IS NOT NULL)
+            SELECT id FROM line
+        $$
+        """
+    )
+    # A row that is not there any more has been over for a month.
+    op.execute(
+        """
+        CREATE FUNCTION session_goes_on(session uuid) RETURNS boolean
+        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+            SELECT NOT EXISTS (
+                SELECT FROM sessions_before(session) AS line (id) LEFT JOIN sessions s ON s.id = line.id
+                WHERE s.id IS NULL OR s.revoke_time IS NOT NULL)
+        $$
+        """
+    )
+    # VOLATILE, and the lock before the look: a switch that goes on meanwhile has committed, and its session is seen, or
+    # it waits, and finds the session ended.
+    op.execute(
+        """
+        CREATE FUNCTION sessions_following(ended uuid[]) RETURNS SETOF uuid
+        LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = auth, pg_temp AS $$
+        BEGIN
+            PERFORM pg_advisory_xact_lock(hashtextextended('followers:' || person, 0))
+            FROM (SELECT DISTINCT user_id::text AS person FROM sessions WHERE id = ANY (ended) ORDER BY 1) AS persons;
+            RETURN QUERY
+                WITH RECURSIVE line (id) AS (
+                    SELECT unnest(ended)
+                    UNION SELECT s.id FROM line JOIN sessions s ON s.follows = line.id WHERE s.revoke_time IS NULL)
+                SELECT line.id FROM line WHERE line.id <> ALL (ended);
+        END $$
+        """
+    )
+    for function in ("sessions_before(uuid)", "session_goes_on(uuid)", "sessions_following(uuid[])"):
+        op.execute(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
+        op.execute(f"GRANT EXECUTE ON FUNCTION {function} TO {APP}")
 
 
 def _factors() -> None:
