@@ -224,13 +224,13 @@ def _messages(files: Sequence[Path]) -> list[EmailMessage]:
     return [email.message_from_bytes(file.read_bytes(), EmailMessage, policy=default) for file in files]
 
 
-def target(home: Path, address: str | None) -> str:
+def target(home: Path, address: str | None, service: str = "auth") -> str:
     """Give the address to call; a password must not leave this machine in clear."""
     if address is None:
         ports = Home(home).recall("ports.json")
-        if "auth.plaintext" not in ports:
+        if f"{service}.plaintext" not in ports:
             raise click.ClickException(f"no stack was ever started in {home}: name one with --home or --address")
-        address = f"127.0.0.1:{ports['auth.plaintext']}"
+        address = f"127.0.0.1:{ports[f'{service}.plaintext']}"
     if address.rpartition(":")[0] not in LOOPBACK:
         raise click.ClickException(f"{address} is not on this machine: forward its port (ssh -L) and use 127.0.0.1")
     return address

@@ -1,23 +1,21 @@
 """`triptych audit`: verify an export or a proof without a server; export, prove and verify the log of a running one."""
 
-import functools
 import importlib
 import json
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import grpc
-from google.protobuf.message import Message
-from grpc_status import rpc_status
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.audit import archives, verifier
-from services.cli import accounts, choices
-from triptych.audit.v1 import audit_service_pb2 as pb, audit_service_pb2_grpc, event_pb2
+from services.cli import choices
+from services.cli.connections import Connection, Misused, connected
+from triptych.audit.v1 import audit_service_pb2 as pb, event_pb2
 
 VERDICTS = {
     pb.LOG_VERDICT_OK: "ok",
@@ -25,16 +23,16 @@ VERDICTS = {
     pb.LOG_VERDICT_UNANCHORED: "unanchored",
     pb.LOG_VERDICT_INCOMPLETE: "incomplete",
 }
-LONGEST_SECONDS = 600
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+ONLINE = ("address", "home", "token_file", "ca_file")
+"""Options of `verify` that mean a running service."""
 EVERY = 500
 """Entries between two steps of the progress bar when a file is verified."""
 _file = click.Path(path_type=Path, dir_okay=False, exists=True)
 _errors = Console(stderr=True)
-_token_file = click.option(
-    "--token-file", type=_file, help="File with an admin's access token; else the tokens that `triptych login` keeps."
-)
 Answer = TypeVar("Answer")
+KEY = "the base64 of an Ed25519 key's 32 bytes: 44 characters that end with ="
+CHECKPOINT = "an export of `triptych audit export`, or the JSON of a checkpoint"
+RECEIPTS = 'JSON lines like {"log_id": "0197…", "seq": 7, "leaf_hash": "5f3a…"}'
 
 
 MORE = {
@@ -91,40 +89,27 @@ def audit() -> None:
 @click.option("--witness-key", "witnesses", multiple=True, help="A witness's key (base64), got from elsewhere.")
 @click.option("--checkpoint", "held", multiple=True, type=_file, help="A checkpoint, or an export, kept from before.")
 @click.option("--receipts", multiple=True, type=_file, help="Receipts that emitters kept, as JSON lines.")
-@click.option("--address", help="HOST:PORT of the audit service, to verify its log instead of a file.")
-@_token_file
-@click.option("--ca-file", type=_file, help="Authority of the server's certificate; needed beyond this machine.")
+@connected
 @click.pass_context
 def verify(  # noqa: PLR0917 - click gives each option
-    context: click.Context, file: Path | None, keys: tuple[str, ...], witnesses: tuple[str, ...],
-    held: tuple[Path, ...], receipts: tuple[Path, ...], address: str | None, token_file: Path | None,
-    ca_file: Path | None,
+    context: click.Context, connect: Callable[[], Connection], file: Path | None, keys: tuple[str, ...],
+    witnesses: tuple[str, ...], held: tuple[Path, ...], receipts: tuple[Path, ...],
 ) -> None:  # fmt: skip
-    """Verify FILE without any server, or the log behind --address.
+    """Verify FILE without any server; without FILE, the log of the service at --home or --address.
 
     Answers ok (exit code 0), tampered (1), unanchored (2) or incomplete (3).
     """
-    if (file is None) == (address is None):
-        raise Misused("give either FILE or --address")
+    asked = [name for name in ONLINE if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if file is not None and asked:
+        raise Misused(f"FILE is verified without a server: leave out --{asked[0].replace('_', '-')}, or FILE")
     if file is not None:
         result = _verify_file(file, _anchors(file, keys, witnesses, held, receipts))
+    elif keys or witnesses or held or receipts:
+        raise Misused("keys, checkpoints and receipts vouch for a FILE, and none is given: name what `export` wrote")
     else:
-        result = _verify_online(Connection(str(address), token_file, ca_file))
+        result = _verify_online(connect())
     click.echo(f"{result.verdict}: {result.text}")
     context.exit(verifier.EXIT_CODES[result.verdict])
-
-
-def connected(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say where the service is, and give the command a function that connects."""
-
-    @click.option("--address", required=True, help="HOST:PORT of the audit service.")
-    @_token_file
-    @click.option("--ca-file", type=_file, help="Authority of the server's certificate; needed beyond this machine.")
-    @functools.wraps(command)
-    def run(*, address: str, token_file: Path | None, ca_file: Path | None, **values: Any) -> Any:
-        return command(lambda: Connection(address, token_file, ca_file), **values)
-
-    return run
 
 
 @audit.command()
@@ -135,7 +120,7 @@ def connected(command: Callable[..., Any]) -> Callable[..., Any]:
 @choices.choosing
 @connected
 def export(
-    connect: Callable[[], "Connection"], *, file: Path, as_csv: bool, text: str | None, personal: bool, **fields: Any
+    connect: Callable[[], Connection], *, file: Path, as_csv: bool, text: str | None, personal: bool, **fields: Any
 ) -> None:
     """Write the log, up to its newest checkpoint, to FILE: whole, or what the options choose of it."""
     connection = connect()
@@ -160,16 +145,12 @@ def export(
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--event", "event_id", help="Prove that this event is in the log.")
 @click.option("--since", type=click.IntRange(min=1), help="Prove that the log only grew since it had so many entries.")
-@click.option("--address", required=True, help="HOST:PORT of the audit service.")
-@_token_file
-@click.option("--ca-file", type=_file, help="Authority of the server's certificate; needed beyond this machine.")
-def prove(  # noqa: PLR0917 - click gives each option
-    file: Path, event_id: str | None, since: int | None, address: str, token_file: Path | None, ca_file: Path | None
-) -> None:
+@connected
+def prove(connect: Callable[[], Connection], file: Path, event_id: str | None, since: int | None) -> None:
     """Write a proof to FILE that `verify`, or `audit-verify`, checks without a server."""
     if (event_id is None) == (since is None):
         raise Misused("give either --event or --since")
-    connection = Connection(address, token_file, ca_file)
+    connection = connect()
     if event_id is not None:
         answer = connection.call("GetInclusionProof", pb.GetInclusionProofRequest(event_id=event_id))
         if answer.archive:
@@ -218,74 +199,6 @@ def _checkpoint(checkpoint: event_pb2.Checkpoint) -> dict[str, Any]:
     return {name: getattr(checkpoint, name) for name in names} | {"signed_at": checkpoint.note.split("\n")[3]}
 
 
-class Misused(click.ClickException):
-    """There is nothing to verify; the exit code is none of the answers."""
-
-    exit_code = verifier.MISUSED
-
-
-class Connection:
-    """The audit service, as an admin calls it."""
-
-    def __init__(self, address: str, token_file: Path | None, ca_file: Path | None) -> None:
-        if ca_file is None and address.rpartition(":")[0] not in LOOPBACK:
-            raise Misused(f"{address} is not on this machine: a token may go there only under TLS; give --ca-file")
-        self._metadata = (("authorization", f"Bearer {_token(token_file)}"),)
-        self._channel = (
-            grpc.insecure_channel(address)
-            if ca_file is None
-            else grpc.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()))
-        )
-        self._stub: Any = audit_service_pb2_grpc.AuditServiceStub(self._channel)
-
-    def serve(self, kind: Callable[[grpc.Channel], Any]) -> None:
-        """Call another of the gRPC services at this address."""
-        self._stub = kind(self._channel)
-
-    def stream(self, method: str, request: Message) -> Iterator[Any]:
-        """Give the messages of a call; a failure says what to do."""
-        try:
-            yield from getattr(self._stub, method)(request, metadata=self._metadata, timeout=LONGEST_SECONDS)
-        except grpc.RpcError as error:
-            raise _refusal(method, error) from None
-        finally:
-            self._channel.close()
-
-    def call(self, method: str, request: Message) -> Any:
-        """Give the answer of a call; a failure says what to do."""
-        try:
-            return getattr(self._stub, method)(request, metadata=self._metadata, timeout=LONGEST_SECONDS)
-        except grpc.RpcError as error:
-            raise _refusal(method, error) from None
-        finally:
-            self._channel.close()
-
-
-def _refusal(method: str, error: grpc.RpcError) -> Misused:
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # a failed call is both
-    text = status.message if status is not None else error.details()
-    return Misused(f"{method}: {text}")
-
-
-def _token(file: Path | None) -> str:
-    """Give the access token in a file, which holds only that or is one that `triptych login` wrote."""
-    try:
-        text = file.read_text(encoding="utf-8").strip() if file is not None else "{}"
-        token = str(accounts.kept(file)["access_token"]) if isinstance(_document(text), dict) else text
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Misused(f"{file or accounts.tokens_file()} holds no tokens of `triptych login`: {error!r}") from None
-    if not token.isascii() or not token.isprintable() or not token or " " in token:
-        raise Misused(f"{file} holds no access token: it must hold what `triptych token` prints, and nothing else")
-    return token
-
-
-def _document(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
 def _anchors(
     file: Path,
     keys: tuple[str, ...],
@@ -293,11 +206,24 @@ def _anchors(
     held: tuple[Path, ...],
     receipts: tuple[Path, ...],
 ) -> verifier.Anchors:
+    _readable("--public-key", keys, KEY, lambda key: verifier.read_anchors([key]))
+    _readable("--witness-key", witnesses, KEY, lambda key: verifier.read_anchors(witness_keys=[key]))
+    _readable("--checkpoint", held, CHECKPOINT, verifier.read_checkpoint)
+    _readable("--receipts", receipts, RECEIPTS, verifier.read_receipts)
     try:
         verifier.refuse_itself(file, held)
-        return verifier.read_anchors(keys, held, receipts, witness_keys=witnesses)
-    except (OSError, ValueError, KeyError, verifier.Bad) as error:
-        raise Misused(f"a key, checkpoint or receipt cannot be read: {error}") from None
+    except (OSError, ValueError) as error:
+        raise Misused(f"--checkpoint: {error}") from None
+    return verifier.read_anchors(keys, held, receipts, witness_keys=witnesses)
+
+
+def _readable(option: str, given: Iterable[Answer], form: str, read: Callable[[Answer], object]) -> None:
+    """Refuse what an option names and nobody can read, and say what it must be."""
+    for item in given:
+        try:
+            read(item)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, verifier.Bad) as error:
+            raise Misused(f"{option} {item} cannot be read ({error or type(error).__name__}); give {form}") from None
 
 
 def _verify_file(file: Path, anchors: verifier.Anchors) -> verifier.Result:

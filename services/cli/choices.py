@@ -31,6 +31,19 @@ class Moment(click.ParamType[Timestamp]):
         return made
 
 
+class Entity(click.ParamType[str]):
+    """KIND:ID."""
+
+    name = "kind:id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the form: nothing can have been recorded about anything else."""
+        kind, _, identity = str(value).partition(":")
+        if not kind or not identity or any(character.isspace() for character in value):
+            self.fail(f"{value!r} is no entity: give KIND:ID, for instance project:0197… or user:0197…", param, ctx)
+        return str(value)
+
+
 def choosing(command: Command) -> Command:
     """Add the options that say which entries are meant; they are fields of the requests."""
     for option in (

@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 from google.protobuf import json_format
-from google.protobuf.message import Message
 
-from services.cli.audit import Connection, connected
-from services.cli.choices import Moment, choosing, chosen
+from services.cli.choices import Entity, Moment, choosing, chosen
+from services.cli.connections import Connection, connected
 from triptych.audit.v1 import (
     audit_service_pb2 as pb,
     event_pb2,
@@ -20,6 +19,7 @@ from triptych.audit.v1 import (
 )
 
 PAGE = 200
+LARGEST_EXACT = 2**53
 DIMENSIONS = {
     "day": pb.STATISTIC_DIMENSION_DAY,
     "source": pb.STATISTIC_DIMENSION_SOURCE,
@@ -42,22 +42,20 @@ def search(connect: Connect, text: str | None, limit: int, *, as_json: bool, **f
     "In quotation marks" for words in sequence, or between alternatives, -word for what must not occur.
     """
     request = pb.ListEventsRequest(text=text or "", **chosen(fields))
-    for entry in _listed(connect, "ListEvents", request, limit):
-        _print_entry(entry, as_json=as_json)
+    _print(_listed(connect, "ListEvents", request, limit), _print_entry, as_json=as_json)
 
 
 @click.command()
-@click.argument("entity")
+@click.argument("entity", type=Entity(), metavar="KIND:ID")
 @click.option("--from", "start_time", type=Moment(), help="Happened at or after this time (UTC).")
 @click.option("--until", "end_time", type=Moment(), help="Happened before this time (UTC).")
 @_limit
 @_json
 @connected
 def timeline(connect: Connect, entity: str, limit: int, *, as_json: bool, **fields: Any) -> None:
-    """List what happened to ENTITY, across services, in the order in which it happened."""
+    """List what happened to an entity, across services, in the order in which it happened."""
     request = pb.ListTimelineRequest(entity=entity, **chosen(fields))
-    for entry in _listed(connect, "ListTimeline", request, limit):
-        _print_entry(entry, as_json=as_json)
+    _print(_listed(connect, "ListTimeline", request, limit), _print_entry, as_json=as_json)
 
 
 @click.command()
@@ -72,12 +70,7 @@ def timeline(connect: Connect, entity: str, limit: int, *, as_json: bool, **fiel
 def stats(connect: Connect, by: tuple[str, ...], limit: int, *, as_json: bool, **fields: Any) -> None:
     """Count entries by day, source and action; also of months that have left the log."""
     request = pb.GetStatisticsRequest(group_by=[DIMENSIONS[name] for name in dict.fromkeys(by)], **chosen(fields))
-    for item in _listed(connect, "GetStatistics", request, limit):
-        if as_json:
-            _print_json(item)
-        else:
-            named = "  ".join(value for value in (item.day, item.source, item.action) if value)
-            click.echo(f"{item.events:>10}  {named}")
+    _print(_listed(connect, "GetStatistics", request, limit), _print_count, as_json=as_json)
 
 
 @click.command()
@@ -118,15 +111,8 @@ def retirements(connect: Connect, limit: int, *, as_json: bool) -> None:
         connection.serve(retention_grpc.RetentionServiceStub)
         return connection
 
-    for item in _listed(stub, "ListRetirements", retention_pb.ListRetirementsRequest(), limit):
-        if as_json:
-            _print_json(item)
-            continue
-        state = retention_pb.RetirementState.Name(item.state).removeprefix("RETIREMENT_STATE_").lower()
-        click.echo(f"{item.month}  entries {item.begin_seq} to {item.end_seq - 1}  {state}")
-        for archive in item.archives:
-            end = "deleted" if archive.HasField("delete_time") else f"until {archive.expire_time.ToJsonString()[:10]}"
-            click.echo(f"         {archive.name}  {archive.entries} entries, {end}")
+    request = retention_pb.ListRetirementsRequest()
+    _print(_listed(stub, "ListRetirements", request, limit), _print_retirement, as_json=as_json)
 
 
 def _listed(connect: Connect, method: str, request: Any, limit: int) -> Iterator[Any]:
@@ -142,16 +128,46 @@ def _listed(connect: Connect, method: str, request: Any, limit: int) -> Iterator
         request.page_token = answer.next_page_token
 
 
-def _print_entry(entry: event_pb2.LogEntry, *, as_json: bool) -> None:
-    if as_json:
-        _print_json(entry)
-        return
+def _print(found: Iterator[Any], show: Callable[[Any], None], *, as_json: bool) -> None:
+    """Print what was found; a person is told when that is nothing."""
+    nothing = True
+    for item in found:
+        nothing = False
+        if as_json:
+            click.echo(json.dumps(_whole(json_format.MessageToDict(item, preserving_proto_field_name=True))))
+        else:
+            show(item)
+    if nothing and not as_json:
+        click.echo("none")
+
+
+def _print_entry(entry: event_pb2.LogEntry) -> None:
     event = entry.event
     moment = event.occur_time.ToJsonString()[:19]
     click.echo(f"{entry.seq:>8}  {moment}  {event.action}  {event.entity}  {event.actor.id}  {event.event_id}")
     if event.payload.fields:
-        click.echo(f"          {json.dumps(json_format.MessageToDict(event.payload), ensure_ascii=False)}")
+        click.echo(f"          {json.dumps(_whole(json_format.MessageToDict(event.payload)), ensure_ascii=False)}")
 
 
-def _print_json(message: Message) -> None:
-    click.echo(json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None))
+def _print_count(item: pb.Statistic) -> None:
+    named = "  ".join(value for value in (item.day, item.source, item.action) if value)
+    click.echo(f"{item.events:>10}  {named}")
+
+
+def _print_retirement(item: retention_pb.Retirement) -> None:
+    state = retention_pb.RetirementState.Name(item.state).removeprefix("RETIREMENT_STATE_").lower()
+    click.echo(f"{item.month}  entries {item.begin_seq} to {item.end_seq - 1}  {state}")
+    for archive in item.archives:
+        end = "deleted" if archive.HasField("delete_time") else f"until {archive.expire_time.ToJsonString()[:10]}"
+        click.echo(f"         {archive.name}  {archive.entries} entries, {end}")
+
+
+def _whole(value: Any) -> Any:
+    """Give a payload its integers back: a protobuf Struct has only doubles, which are exact below 2**53."""
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_EXACT:
+        return int(value)
+    return value

@@ -1,6 +1,7 @@
 """`triptych audit retire`: months leave the log for archives. It runs where the audit service runs, with its settings.
 
-It signs nothing itself: the running service signs what it has to wait for. Whatever stops it, run it again.
+The settings are those of a home's stack, or of --config. It signs nothing itself: the running service signs what it has
+to wait for. Whatever stops it, run it again.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from services.audit.retirements import Month, NotCovered, Retirements
 from services.audit.settings import AuditSettings
 from services.audit.signers import Signer
 from services.audit.verifier import Bad
+from services.cli.stack.homes import Home
+from services.cli.up import home_option
 from services.kit import faults
 from services.kit.db import Database
 from services.kit.settings import PREFIX, SettingsInvalid
@@ -28,12 +31,15 @@ _folder = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()
+@home_option
 @click.option("--before", required=True, help="Months before this one, for instance 2026-08.")
 @click.option("--archive", "folder", required=True, type=_folder, help="Folder for the archives; keep copies of it.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Settings of the audit service; else those of TRIPTYCH_CONFIG and TRIPTYCH_*.",
+    envvar=f"{PREFIX}CONFIG",
+    show_envvar=True,
+    help="Settings of the audit service; else those of the home (config/audit.toml), and of TRIPTYCH_*.",
 )
 @click.option("--retention-user", help="Role that may detach and drop months, when the settings do not name it.")
 @click.option("--retention-password-file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
@@ -41,7 +47,7 @@ _folder = click.Path(path_type=Path, file_okay=False)
 @click.option("--delete-expired", is_flag=True, help="Also delete archives whose class has expired.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 def retire(
-    *, before: str, folder: Path, config: Path | None, retention_user: str | None,
+    *, home: Path, before: str, folder: Path, config: Path | None, retention_user: str | None,
     retention_password_file: Path | None, wait: int, delete_expired: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Retire the months before one: manifest, checkpoint, archives that were read back; only then the entries go."""
@@ -49,25 +55,38 @@ def retire(
         month = datetime.strptime(before, "%Y-%m").date()  # noqa: DTZ007 - a month has no time zone
     except ValueError:
         raise click.UsageError(f"--before: {before!r} is no month; give for instance 2026-08") from None
+    settings = _settings(config or Home(home).path / "config" / "audit.toml", retention_user, retention_password_file)
     try:
-        settings = _settings(config, retention_user, retention_password_file)
         asyncio.run(_run(settings, folder, month, wait=wait, delete_expired=delete_expired, dry_run=dry_run))
     except Bad as bad:
         raise click.ClickException(f"{bad.verdict}: {bad.text}; nothing was taken out of the log") from None
     except NotCovered as waiting:
         raise click.ClickException(f"{waiting}; is the audit service running? Run this again to go on") from None
-    except (SettingsInvalid, faults.Fault, asyncpg.PostgresError, VaultRefused, OSError) as error:
+    except (faults.Fault, asyncpg.PostgresError, VaultRefused, OSError) as error:
         raise click.ClickException(f"{error}; run this again to go on where it stopped") from None
 
 
-def _settings(config: Path | None, user: str | None, password_file: Path | None) -> AuditSettings:
-    environment = dict(os.environ) | ({f"{PREFIX}CONFIG": str(config)} if config is not None else {})
-    settings = AuditSettings.load(environment)
-    if user is not None:
-        settings = replace(settings, retention_user=user, retention_password_file=password_file)
+def _settings(file: Path, user: str | None, password_file: Path | None) -> AuditSettings:
+    """Read the settings, and that the passwords are there: running it again does not help where they are missing."""
+    found = {f"{PREFIX}CONFIG": str(file)} if file.is_file() else {}
+    lacking = "" if found else f"; {file} does not exist: start the stack once with `triptych up`, or give --config"
+    try:
+        settings = AuditSettings.load(dict(os.environ) | found)
+        if user is not None:
+            settings = replace(settings, retention_user=user, retention_password_file=password_file)
+        _check(settings)
+    except (SettingsInvalid, OSError, ValueError) as error:  # TOML that is none is a ValueError
+        raise click.ClickException(f"settings of the audit service: {error}{lacking}") from None
+    return settings
+
+
+def _check(settings: AuditSettings) -> None:
     if not settings.retention_user:
         raise SettingsInvalid("retention_user: no role is named that may retire months; give --retention-user")
-    return settings
+    if settings.retention_password_file is None:
+        raise SettingsInvalid("retention_password_file: is not set; give --retention-password-file")
+    for file in (settings.database_password_file, settings.retention_password_file):
+        settings.secret(file)
 
 
 async def _run(

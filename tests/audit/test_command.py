@@ -113,6 +113,52 @@ async def test_what_the_service_refuses_is_no_answer(log: Log, online: list[str]
     done = await run("verify", *online[:2], "--token-file", str(tmp_path / "user"))
     assert done.exit_code == MISUSED
     assert "may not call" in done.output
+    assert "(CALLER_NOT_PERMITTED)" in done.output
+    (tmp_path / "ended").write_text("ended")
+    done = await run("stats", *online[:2], "--token-file", str(tmp_path / "ended"))
+    assert (done.exit_code, "(TOKEN_INVALID)" in done.output) == (MISUSED, True), done.output
+    assert "`triptych login`" in done.output
+
+
+async def test_the_service_of_a_home_is_found(log: Log, online: list[str], tmp_path: Path) -> None:
+    await log.grow(3)
+    port = log.suite.runtimes["audit"].plaintext_port
+    (tmp_path / "ports.json").write_text(json.dumps({"audit.plaintext": port}))
+    home = ["--home", str(tmp_path), *online[2:]]
+    done = await run("verify", *home)
+    assert (done.exit_code, "ok: 3 entries" in done.stdout) == (0, True), done.output
+    done = await run("prove", str(tmp_path / "proof"), "--since", "1", *home)
+    assert (done.exit_code, "up to 3 entries" in done.stdout) == (0, True), done.output
+    done = await run("verify", *home, "--address", "127.0.0.1:1")
+    assert (done.exit_code, "the audit service at 127.0.0.1:1 does not answer" in done.output) == (MISUSED, True)
+    assert "start its stack" in done.output
+    done = await run("verify", "--home", str(tmp_path / "nothing"), *online[2:])
+    assert (done.exit_code, "no stack was ever started in" in done.output) == (MISUSED, True), done.output
+    done = await run("verify", *home, "--ca-file", online[3])
+    assert (done.exit_code, "give it with --address" in done.output) == (MISUSED, True), done.output
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "form"),
+    [
+        ("--public-key", "xxx", "32 bytes"),
+        ("--public-key", "c2hvcnQ=", "32 bytes"),
+        ("--witness-key", "xxx", "32 bytes"),
+        ("--checkpoint", "[]", "the JSON of a checkpoint"),
+        ("--checkpoint", "{}", "the JSON of a checkpoint"),
+        ("--receipts", '{"seq": null}', "JSON lines like"),
+    ],
+)
+def test_what_cannot_vouch_is_named(tmp_path: Path, option: str, text: str, form: str) -> None:
+    file, given = tmp_path / "log.jsonl", tmp_path / "given"
+    file.write_text("")
+    given.write_text(text)
+    value = text if option.endswith("-key") else str(given)
+    done = CliRunner().invoke(audit, ["verify", str(file), option, value])
+    assert (done.exit_code, f"{option} {value} cannot be read" in done.output) == (MISUSED, True), done.output
+    assert form in done.output
+    done = CliRunner().invoke(audit, ["verify", option, value])
+    assert (done.exit_code, "none is given" in done.output) == (MISUSED, True), done.output
 
 
 def test_the_command_is_in_the_table() -> None:

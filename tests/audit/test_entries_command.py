@@ -56,7 +56,8 @@ async def test_entries_are_searched_and_filtered(asked: Asked) -> None:
     assert "projects.policy.update" in found[0]
     found = await asked.lines("search", "--prefix", "projects.project.", "--limit", "2", "--json")
     assert [int(json.loads(line).get("seq", 0)) for line in found] == [2, 1]
-    assert await asked.lines("search", "--from", "2999-01-01") == []
+    assert await asked.lines("search", "--from", "2999-01-01") == ["none"]
+    assert await asked.lines("search", "--from", "2999-01-01", "--json") == []
     assert len(await asked.lines("search", "--until", "2999-01-01T00:00:00+02:00", "--entity", "project:2")) == 2
     for arguments in (
         ["search", "..."],
@@ -67,13 +68,25 @@ async def test_entries_are_searched_and_filtered(asked: Asked) -> None:
         assert done.exit_code == MISUSED, done.output
 
 
+async def test_whole_numbers_are_shown_as_they_were_reported(asked: Asked) -> None:
+    payload = {"version": 1, "steps": [2, {"size": 30}], "whole": True}
+    await asked.log.send(event(asked.log.tenant_id, 6, entity="project:6", payload=payload))
+    _, shown = await asked.lines("search", "--entity", "project:6")
+    assert (json.loads(shown), "." in shown) == (payload, False)
+    (line,) = await asked.lines("timeline", "project:6", "--json")
+    assert (json.loads(line)["event"]["payload"], ".0" in line) == (payload, False)
+
+
 async def test_a_timeline_and_counts_are_shown(asked: Asked) -> None:
     found = await asked.lines("timeline", "project:1", "--json")
     assert [json.loads(line)["event"]["action"] for line in found] == [
         "projects.project.create",
         "projects.project.archive",
     ]
-    assert await asked.lines("timeline", "project:9") == []
+    assert await asked.lines("timeline", "project:9") == ["none"]
+    for entity in ("project", "project:", ":1", "project: 1"):
+        done = await asked.run("timeline", entity)
+        assert (done.exit_code, "give KIND:ID" in done.output) == (MISUSED, True), done.output
     assert [line.split() for line in await asked.lines("stats", "--by", "action", "--prefix", "projects.p")] == [
         ["1", "projects.policy.update"],
         ["1", "projects.project.archive"],
@@ -90,7 +103,8 @@ async def test_personal_values_are_erased_by_command(asked: Asked) -> None:
     assert done.exit_code == MISUSED
     done = await asked.run("redact", "--event", "no id", "--reason", "because")
     assert done.exit_code == MISUSED
-    assert await asked.lines("retirements") == []
+    assert await asked.lines("retirements") == ["none"]
+    assert await asked.lines("retirements", "--json") == []
 
 
 async def test_choices_are_exported(asked: Asked, tmp_path: Path) -> None:

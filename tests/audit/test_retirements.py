@@ -517,7 +517,8 @@ async def test_with_a_witness_its_signature_is_waited_for(then: Past) -> None:
 async def test_the_command_retires_and_can_be_asked_what_it_would_do(then: Past, tmp_path: Path) -> None:
     runtime = then.log.suite.runtimes["audit"]
     values = then.log.suite.values("audit")
-    config = tmp_path / "audit.toml"
+    (tmp_path / "config").mkdir()
+    config = tmp_path / "config" / "audit.toml"
     config.write_text(settings.toml(values))
     before = f"{datetime.now(UTC):%Y-%m}"
 
@@ -536,7 +537,8 @@ async def test_the_command_retires_and_can_be_asked_what_it_would_do(then: Past,
     assert done.exit_code == 0, done.output
     assert f"{then.months[1]:%Y-%m}: retired" in done.stdout
     assert len(files(then)) == 8
-    done = await run()
+    arguments = ["retire", "--before", before, "--archive", str(then.folder), "--home", str(tmp_path)]
+    done = await asyncio.to_thread(CliRunner().invoke, audit, arguments, env={"TRIPTYCH_CONFIG": None})
     assert (done.exit_code, "no month before" in done.stdout) == (0, True), done.output
     assert (await then.log.verify()).verdict == pb.LOG_VERDICT_OK
     path = next(path for path in files(then) if path.name == "data.jsonl.zst")
@@ -553,14 +555,16 @@ async def test_the_command_retires_and_can_be_asked_what_it_would_do(then: Past,
     [
         (["--before", "August"], "is no month"),
         (["--before", "2026-08", "--config", "{file}"], "missing setting"),
+        (["--before", "2026-08", "--home", "{file}.home"], "start the stack once with `triptych up`, or give --config"),
     ],
 )
 def test_the_command_says_what_it_lacks(tmp_path: Path, arguments: list[str], text: str) -> None:
     file = tmp_path / "empty.toml"
     file.write_text("")
     given = [argument.replace("{file}", str(file)) for argument in arguments]
-    done = CliRunner().invoke(audit, ["retire", "--archive", str(tmp_path), *given])
+    done = CliRunner().invoke(audit, ["retire", "--archive", str(tmp_path), *given], env={"TRIPTYCH_CONFIG": None})
     assert (done.exit_code, text in done.output) == (verifier.MISUSED, True), done.output
+    assert "run this again" not in done.output
 
 
 @pytest.mark.parametrize(

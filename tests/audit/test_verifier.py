@@ -222,11 +222,12 @@ def test_the_command_line_gives_the_same_answers(files: dict[str, Path]) -> None
         ([str(files["tampered"]), "--public-key", key], 1, "tampered: entry 1"),
         ([str(files["ok"])], 2, "unanchored: "),
         ([str(files["incomplete"])], 3, "incomplete: "),
-        ([], verifier.MISUSED, ""),
+        (["--home", "no such home"], verifier.MISUSED, ""),
         (["no such file"], verifier.MISUSED, ""),
         (["--no-such-option"], verifier.MISUSED, ""),
         ([str(files["ok"]), "--checkpoint", str(files["ok"])], verifier.MISUSED, ""),
         ([str(files["ok"]), "--address", "127.0.0.1:1"], verifier.MISUSED, ""),
+        ([str(files["ok"]), "--home", "no such home"], verifier.MISUSED, ""),
     ):
         done = CliRunner().invoke(audit, ["verify", *arguments])
         assert (done.exit_code, done.stdout.startswith(begin)) == (code, True), done.output

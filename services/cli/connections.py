@@ -1,0 +1,117 @@
+"""The audit service as an admin calls it: where it is, the token that a call carries, and what its refusals say.
+
+Without --address it is the one of a home's stack. A token leaves this machine only under TLS.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import grpc
+from google.protobuf.message import Message
+
+from services.audit import verifier
+from services.cli import accounts
+from services.cli.up import home_option
+from services.kit import faults
+from triptych.audit.v1 import audit_service_pb2_grpc
+
+LONGEST_SECONDS = 600
+_file = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
+class Misused(click.ClickException):
+    """There is nothing to verify; the exit code is none of the answers."""
+
+    exit_code = verifier.MISUSED
+
+
+def connected(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where the service is, and give the command a function that connects."""
+
+    @home_option
+    @click.option("--address", metavar="HOST:PORT", help="Port of the audit service; else the plaintext of the home.")
+    @click.option("--token-file", type=_file, help="File with an admin's access token; else that of `triptych login`.")
+    @click.option("--ca-file", type=_file, help="Authority of the server's certificate; needed beyond this machine.")
+    @functools.wraps(command)
+    def run(*, home: Path, address: str | None, token_file: Path | None, ca_file: Path | None, **values: Any) -> Any:
+        def connect() -> Connection:
+            if ca_file is not None and address is None:
+                raise Misused("--ca-file is for a TLS port: give it with --address HOST:PORT")
+            return Connection(address or accounts.target(home, None, "audit"), token_file, ca_file)
+
+        return command(connect, **values)
+
+    return run
+
+
+class Connection:
+    """The audit service, as an admin calls it."""
+
+    def __init__(self, address: str, token_file: Path | None, ca_file: Path | None) -> None:
+        if ca_file is None and address.rpartition(":")[0] not in accounts.LOOPBACK:
+            raise Misused(f"{address} is not on this machine: a token may go there only under TLS; give --ca-file")
+        self._address = address
+        self._metadata = (("authorization", f"Bearer {_token(token_file)}"),)
+        self._channel = (
+            grpc.insecure_channel(address)
+            if ca_file is None
+            else grpc.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()))
+        )
+        self._stub: Any = audit_service_pb2_grpc.AuditServiceStub(self._channel)
+
+    def serve(self, kind: Callable[[grpc.Channel], Any]) -> None:
+        """Call another of the gRPC services at this address."""
+        self._stub = kind(self._channel)
+
+    def stream(self, method: str, request: Message) -> Iterator[Any]:
+        """Give the messages of a call; a failure says what to do."""
+        try:
+            yield from getattr(self._stub, method)(request, metadata=self._metadata, timeout=LONGEST_SECONDS)
+        except grpc.RpcError as error:
+            raise _refusal(self._address, error) from None
+        finally:
+            self._channel.close()
+
+    def call(self, method: str, request: Message) -> Any:
+        """Give the answer of a call; a failure says what to do."""
+        try:
+            return getattr(self._stub, method)(request, metadata=self._metadata, timeout=LONGEST_SECONDS)
+        except grpc.RpcError as error:
+            raise _refusal(self._address, error) from None
+        finally:
+            self._channel.close()
+
+
+def _refusal(address: str, error: grpc.RpcError) -> Misused:
+    """Say in the service's own words what went wrong, and what to do where it is known."""
+    service = f"the audit service at {address}"
+    fault = faults.from_error(error, service=service)  # type: ignore[arg-type]  # of a call that failed: the same methods
+    advice = ""
+    if isinstance(fault, faults.Unauthenticated):
+        advice = "; the token has ended, or is of another stack: `triptych login`"
+    elif error.code() is grpc.StatusCode.UNAVAILABLE and fault.facts.get("dependency") == service:
+        advice = f"; start its stack, or name another with --home or --address: {error.details()}"
+    return Misused(f"{fault.text} ({fault.reason}){advice}")
+
+
+def _token(file: Path | None) -> str:
+    """Give the access token in a file, which holds only that or is one that `triptych login` wrote."""
+    try:
+        text = file.read_text(encoding="utf-8").strip() if file is not None else "{}"
+        token = str(accounts.kept(file)["access_token"]) if isinstance(_document(text), dict) else text
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Misused(f"{file or accounts.tokens_file()} holds no tokens of `triptych login`: {error!r}") from None
+    if not token.isascii() or not token.isprintable() or not token or " " in token:
+        raise Misused(f"{file} holds no access token: it must hold what `triptych token` prints, and nothing else")
+    return token
+
+
+def _document(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
