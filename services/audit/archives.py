@@ -6,11 +6,12 @@ was read back and verified.
 """
 
 import asyncio
+import fcntl
 import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -110,6 +111,22 @@ class _File:
 
     def publish(self) -> None:
         self.draft.replace(self._path)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Keep others from writing archives into a folder; False when somebody is at it. It ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        yield free
+    finally:
+        os.close(descriptor)
 
 
 def lines(path: Path) -> Iterator[bytes]:

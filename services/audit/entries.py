@@ -4,7 +4,7 @@ On the wire the payload has its personal values, as far as they are still held; 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from services.kit.paging import Page
 from triptych.audit.v1 import event_pb2
 
 LARGEST_PAGE = 1_500_000
-"""Bytes of bodies on a page; each goes out twice, as body and as event, and clients take 4 MiB."""
+"""Bytes of bodies and personal values on a page; each goes out twice, and clients take 4 MiB."""
 
 table = Table(
     "audit_log",
@@ -148,9 +148,10 @@ async def show(
     tx: Transaction, rows: Sequence[Row], page: Page, key: Callable[[Row], tuple[Any, ...]]
 ) -> tuple[list[event_pb2.LogEntry], str]:
     """Give the entries of a page, as many as one message holds, and the token of the next page."""
-    fitting = replace(page, size=_fitting(rows, page.size))
+    held = await openings.of(tx, [row["seq"] for row in rows])
+    fitting = replace(page, size=_fitting(rows, held, page.size))
     kept, token = fitting.end(rows, key)
-    return await wire(tx, kept), token
+    return [_wire(row, held.get(row["seq"], [])) for row in kept], token
 
 
 async def wire(tx: Transaction, rows: Sequence[Row]) -> list[event_pb2.LogEntry]:
@@ -185,11 +186,11 @@ async def walk(
             await asyncio.gather(coming, return_exceptions=True)
 
 
-def _fitting(rows: Sequence[Row], size: int) -> int:
+def _fitting(rows: Sequence[Row], held: Mapping[int, Sequence[Row]], size: int) -> int:
     """Give how many rows fit into one message, at least one: a page may be shorter than was asked for."""
     room = LARGEST_PAGE
     for count, row in enumerate(rows[:size]):
-        room -= len(row["body"].encode())
+        room -= len(row["body"].encode()) + sum(len(orjson.dumps(each["value"])) for each in held.get(row["seq"], ()))
         if room < 0 and count:
             return count
     return size

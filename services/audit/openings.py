@@ -56,6 +56,10 @@ def match(payload: Mapping[str, Any], given: Iterable[Opening]) -> tuple[Opening
     openings = tuple(given)
     if len({opening.path for opening in openings}) < len(openings):
         raise NotCanonical("openings", "two are of the same path")
+    # A place in a list has several names (/to/0, /to/00): what is erased under one would be left under another.
+    places = [commitments.locate(payload, opening.path) for opening in openings]
+    if len({(id(holder), name) for holder, name in places}) < len(places):
+        raise NotCanonical("openings", "two are of the same place")
     for number, opening in enumerate(openings):
         if opening.value is None or commitments.find(payload, opening.path) != opening.commitment:
             raise NotCanonical(f"openings[{number}]", f"it does not open what stands at {opening.path} in the payload")

@@ -51,34 +51,38 @@ async def redact_event(tx: Transaction, request: pb.RedactEventRequest) -> pb.Re
     """Erase personal values of one event."""
     seq = (await entries.place_of(tx, request.event_id))["seq"]
     told = await _told(tx, request.request_id, "audit.event.redact", f"event:{request.event_id}", request.reason)
+    which = {"event_id": request.event_id, "seq": seq}
+    gone = await (
+        tx.all(_of_paths, tenant_id=tx.tenant_id, paths=list(request.paths), **which)
+        if request.paths
+        else tx.all(_of_event, tenant_id=tx.tenant_id, **which)
+    )
     if told is None:
-        which = {"event_id": request.event_id, "seq": seq}
-        gone = await (
-            tx.all(_of_paths, tenant_id=tx.tenant_id, paths=list(request.paths), **which)
-            if request.paths
-            else tx.all(_of_event, tenant_id=tx.tenant_id, **which)
-        )
         if not gone:
             raise NothingToRedact(
                 "the event holds no personal value, or none any more, at these paths", event_id=request.event_id
             )
         facts = {"paths": sorted(row["path"] for row in gone)}
         told = await _tell(tx, request, "audit.event.redact", f"event:{request.event_id}", _count(gone) | facts)
+    elif gone:
+        raise _reused(request.request_id)
     return pb.RedactEventResponse(erased=told["erased"], redaction_event_id=told["event_id"])
 
 
 async def redact_subject(tx: Transaction, request: pb.RedactSubjectRequest) -> pb.RedactSubjectResponse:
     """Erase the personal values of everything about somebody."""
     told = await _told(tx, request.request_id, "audit.subject.redact", request.subject, request.reason)
+    gone = await tx.all(
+        _of_subject,
+        tenant_id=tx.tenant_id,
+        subject=request.subject,
+        actor_id=request.subject.partition(":")[2],
+        values=list(request.values),
+    )
     if told is None:
-        gone = await tx.all(
-            _of_subject,
-            tenant_id=tx.tenant_id,
-            subject=request.subject,
-            actor_id=request.subject.partition(":")[2],
-            values=list(request.values),
-        )
         told = await _tell(tx, request, "audit.subject.redact", request.subject, _count(gone))
+    elif gone:
+        raise _reused(request.request_id)
     return pb.RedactSubjectResponse(erased=told["erased"], events=told["events"], redaction_event_id=told["event_id"])
 
 
@@ -131,9 +135,19 @@ async def _told(tx: Transaction, request_id: str, action: str, entity: str, reas
         return None
     payload = orjson.loads(entry.body)["payload"]
     if (entry.event.action, entry.event.entity, payload["reason"]) != (action, entity, reason):
-        raise RequestIdReused("this request_id was used for something else; take a new one", request_id=request_id)
+        raise _reused(request_id)
     _recorded()
     return {**payload, "event_id": event_id}
+
+
+def _reused(request_id: str) -> RequestIdReused:
+    """Say that the first answer is not the answer to this. A repetition that still finds values asks for others.
+
+    The log cannot hold which values were asked for, so what is still there is what tells.
+    """
+    return RequestIdReused(
+        "this request_id was used for something else, or values came in since; take a new one", request_id=request_id
+    )
 
 
 def _event_id(tx: Transaction, request_id: str) -> str:

@@ -44,6 +44,10 @@ class NotCovered(Exception):
     """No checkpoint covers the manifest yet; the next is signed within seconds."""
 
 
+class Occupied(NotCovered):
+    """Another process is retiring; what it leaves to do is done later."""
+
+
 @dataclass(frozen=True, slots=True)
 class Month:
     """A month of all logs that could be retired."""
@@ -86,11 +90,20 @@ class Retirements:
 
     async def retire(self, month: date) -> None:
         """Do all that is left to do for a month; NotCovered when it has to be continued a little later."""
+        # Two that write the same files would each give a name to what the other has not finished.
+        with archives.alone(self._folder) as free:
+            if not free:
+                raise Occupied(f"another process is retiring months into {self._folder}")
+            await self._retire(month)
+
+    async def _retire(self, month: date) -> None:
         async with self._keeper.begin(tenant=SYSTEM_TENANT) as tx:
             insert = "INSERT INTO retirements (month) VALUES ($1) ON CONFLICT DO NOTHING"
             await tx.connection.execute(insert, month)
             state = await tx.connection.fetchval("SELECT state FROM retirements WHERE month = $1", month)
             held = await _logs_of(tx, month)
+        if state == "dropped":  # by another process, since this one planned
+            return
         if state == "planned":
             for log in held:
                 await self._manifest(month, log)

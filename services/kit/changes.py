@@ -21,7 +21,7 @@ from services.kit.db import Row, Statement, Transaction
 QUIET = ("revision", "update_time")
 """Columns that change with every change."""
 LARGEST_VALUE = 512
-"""Bytes of a value as JSON; a longer one is told by length and SHA-256."""
+"""Bytes of a value as JSON. A longer one is told by length and SHA-256; nothing opens the commitment of a personal one."""
 LARGEST = 6 * 1024
 """Bytes of all changes of a row as JSON; with `details` they must stay below what an event may hold."""
 _EVENT = ("tenant_id", "action", "actor_kind", "actor_id", "correlation_id")
@@ -55,7 +55,8 @@ _CHANGES = """(
     whole AS (SELECT jsonb_object_agg(key, change) AS changes FROM columns),
     opened AS (
         SELECT jsonb_agg(jsonb_build_object('path', '/changes/' || key || '/' || side,
-            'salt', encode(salt, 'base64'), 'value', value)) AS openings FROM told WHERE hidden)
+            'salt', encode(salt, 'base64'), 'value', value)) AS openings
+        FROM told WHERE hidden AND octet_length(value::text) <= {longest})
     SELECT jsonb_build_object('changes', CASE WHEN octet_length(changes::text) <= {largest} THEN changes
             ELSE jsonb_build_object('sha256', encode(sha256(convert_to(changes::text, 'UTF8')), 'hex')) END)
         || CASE WHEN openings IS NULL OR octet_length(changes::text) > {largest} THEN '{{}}'
@@ -140,6 +141,7 @@ def _changes(shown: set[str], personal: set[str]) -> str:
         commitment=_COMMITMENT.format("salt", "value"),
         short=_SHORT.format("value"),
         largest=LARGEST,
+        longest=LARGEST_VALUE,
         name=outbox.OPENINGS,
     )
 

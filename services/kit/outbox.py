@@ -224,6 +224,8 @@ class Relay:
                 if asyncio.get_running_loop().time() >= purge_due:
                     await self._purge()
                     purge_due = asyncio.get_running_loop().time() + PURGE_SECONDS
+            except faults.InvalidArgument as refusal:
+                await self._shorten(refusal)
             except (faults.Unavailable, faults.DeadlineExceeded, asyncpg.PostgresError, OSError) as error:
                 _log.warning("relay waits", error=type(error).__name__, text=str(error))
             except Exception:  # noqa: BLE001 - a loop top: nothing may end it, and nothing passes unseen
@@ -258,6 +260,14 @@ class Relay:
                 again = await tx.connection.fetch(_PENDING, BATCH)
                 rows = [row for row in again if row["source_seq"] is not None]
             return rows
+
+    async def _shorten(self, refusal: faults.InvalidArgument) -> None:
+        """Keep one event that the log will never take from stopping all others: its details become their digest."""
+        _log.error("the log refused an event", reason=refusal.reason, text=refusal.text)
+        if (event_id := refusal.facts.get("event_id")) is None:
+            return
+        async with self._db.begin(tenant=SYSTEM_TENANT) as tx:
+            await tx.connection.execute(_SHORTEN, event_id, refusal.text)
 
     async def _purge(self) -> None:
         """Forget stored answers whose time is over."""
@@ -322,6 +332,11 @@ counters AS (
 UPDATE outbox SET source_seq = counters.last_seq - sizes.size + fresh.place
 FROM fresh JOIN sizes USING (tenant_id) JOIN counters USING (tenant_id)
 WHERE outbox.event_id = fresh.event_id
+"""
+_SHORTEN = f"""
+UPDATE outbox SET payload = jsonb_build_object('refused', $2::text, 'details_sha256',
+    encode(sha256(convert_to((payload - '{OPENINGS}')::text, 'UTF8')), 'hex'))
+WHERE event_id = $1 AND deliver_time IS NULL
 """
 _RECEIPT = f"""
 UPDATE outbox SET deliver_time = now(), log_seq = $2, log_leaf = $3, payload = payload - '{OPENINGS}'

@@ -153,6 +153,37 @@ async def test_the_same_request_erases_once(registered: Log) -> None:
     assert caught.value.reason == "REQUEST_ID_REUSED"
 
 
+async def test_the_first_answer_is_not_given_where_more_would_be_erased(registered: Log) -> None:
+    request_id = str(uuid.uuid4())
+    await redact(registered, subject="user:9", values=["browser"], request_id=request_id)
+    with pytest.raises(faults.InvalidArgument) as caught:
+        await redact(registered, subject="user:9", values=[EMAIL], request_id=request_id)
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+    event_id, request_id = (await entries(registered))[0].event.event_id, str(uuid.uuid4())
+    await redact(registered, event_id=event_id, paths=["/email"], request_id=request_id)
+    with pytest.raises(faults.InvalidArgument) as caught:
+        await redact(registered, event_id=event_id, paths=["/name/first"], request_id=request_id)
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+    again = await redact(registered, event_id=event_id, paths=["/email"], request_id=request_id)
+    assert again.erased == 1
+
+
+async def test_one_place_has_one_opening(log: Log) -> None:
+    made = personal(log.tenant_id, 1, {"to": [EMAIL]}, "/to/0")
+    made.openings.add().CopyFrom(made.openings[0])
+    made.openings[1].path = "/to/00"
+    with pytest.raises(faults.InvalidArgument, match="two are of the same place"):
+        await log.send(made)
+
+
+async def test_a_page_of_large_values_fits_into_a_message(log: Log) -> None:
+    for number in range(1, 101):
+        await log.send(personal(log.tenant_id, number, {"text": "x" * 24_000}, "/text"))
+    page = await log.reader.ListEvents(pb.ListEventsRequest(page_size=200))
+    assert 1 < len(page.entries) < 100
+    assert page.next_page_token
+
+
 async def test_an_event_without_such_a_value_is_said_to_have_none(registered: Log) -> None:
     found = await entries(registered)
     for fields in (

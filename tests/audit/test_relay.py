@@ -1,6 +1,7 @@
 """From another service's outbox into the log: exactly once, in order, with receipts, across a stop of audit."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import asyncpg
@@ -64,3 +65,28 @@ async def test_what_services_did_is_in_the_log_once_though_audit_was_down(
         assert {entry.event.actor.id for entry in entries} == {person.id}
         result = await log.verify()
         assert (result.verdict, result.total) == (pb.LOG_VERDICT_OK, 8), result.finding
+
+
+async def test_an_event_that_the_log_never_takes_does_not_stop_the_others(
+    suite: Suite, backends: Backends, tmp_path: Path
+) -> None:
+    database = f"{suite.database}_poison"
+    copy_database(backends, database)
+    async with processes(suite, tmp_path, "projects", "audit", database=database) as own:
+        person = own.person(Role.ROLE_ADMIN)
+        connection = await backends.postgres_server.connect(database)
+        poison = await connection.fetchval(
+            "INSERT INTO projects.outbox (tenant_id, entity, action, actor_kind, actor_id, payload, correlation_id)"
+            " VALUES ($1, 'project:x', 'projects.project.update', 'user', $2, '{\"ratio\": 0.5}', 'c')"
+            " RETURNING event_id",
+            person.tenant_id,
+            person.id,
+        )
+        await create(person, 0, 3)
+        await delivered(connection, person.tenant_id, 4)
+        payload = await connection.fetchval("SELECT payload FROM projects.outbox WHERE event_id = $1", poison)
+        await connection.close()
+        assert json.loads(payload).keys() == {"refused", "details_sha256"}
+        log = await log_of(own, person)
+        entries = (await log.reader.ListEvents(pb.ListEventsRequest())).entries
+        assert len(entries) == 4

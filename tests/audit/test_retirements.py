@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from services.audit import archives, classes, manifests, partitions, verifications, verifier
 from services.audit.retention import Keeper, Rules
-from services.audit.retirements import NotCovered, Retirements
+from services.audit.retirements import NotCovered, Occupied, Retirements
 from services.audit.verifier import Anchors, Bad, includes
 from services.cli.audit import audit
 from services.cli.stack import settings
@@ -226,6 +226,19 @@ async def test_two_that_retire_the_same_month_do_it_once(then: Past) -> None:
     await then.retire(month)
     with pytest.raises(asyncpg.PostgresError, match="has not been detached"):
         await then.retirements._until_free("SELECT drop_month($1)", month)
+
+
+async def test_two_processes_do_not_write_the_same_archives(then: Past) -> None:
+    month = then.months[0]
+    with archives.alone(then.folder) as free:  # as another process would
+        assert free
+        with pytest.raises(Occupied):
+            await then.retirements.retire(month)
+    assert [found.state for found in await then.retirements.plan(then.months[1])] == ["present"]
+    await then.retire(month)
+    written = {path: path.stat().st_mtime_ns for path in files(then)}
+    await then.retirements.retire(month)  # planned before the other had done it
+    assert {path: path.stat().st_mtime_ns for path in files(then)} == written
 
 
 async def test_months_leave_in_their_order(then: Past) -> None:

@@ -54,3 +54,14 @@ async def test_a_deletion_takes_nothing_personal_along(people: People, admin: So
     assert payload["changes"].keys() == {"delete_time", "verified"}
     assert "$openings" not in payload
     assert guest.email not in json.dumps(payload)
+
+
+async def test_large_settings_leave_an_event_that_the_log_can_take(people: People, admin: Somebody) -> None:
+    for letter in "ab":
+        user = User()
+        user.settings["text"] = letter * 14_000
+        request = pb.UpdateUserRequest(user=user, update_mask=FieldMask(paths=["settings"]))
+        await admin.stub(UserServiceStub).UpdateUser(request)
+    payload = await told(people, "auth.user.update", admin.id)
+    assert payload["changes"]["settings"]["new"].keys() == {"$c"}
+    assert len(json.dumps(payload)) < 2_000
