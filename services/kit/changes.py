@@ -21,7 +21,7 @@ from services.kit.db import Row, Statement, Transaction
 QUIET = ("revision", "update_time")
 """Columns that change with every change."""
 LARGEST_VALUE = 512
-"""Bytes of a value as JSON. A longer one is told by length and SHA-256; nothing opens the commitment of a personal one."""
+"""Bytes of a value as JSON. A longer one is told by length and SHA-256; a personal one stays a commitment alone."""
 LARGEST = 6 * 1024
 """Bytes of all changes of a row as JSON; with `details` they must stay below what an event may hold."""
 _EVENT = ("tenant_id", "action", "actor_kind", "actor_id", "correlation_id")
