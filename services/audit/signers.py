@@ -129,11 +129,13 @@ class Signer:
                 _log.error("checkpoint refused", tenant=tenant_id, verdict=bad.verdict, finding=bad.text)
 
     async def _draft(self, tx: Transaction, keys: dict[int, bytes]) -> _Draft | None:
+        # What was signed is asked for before the checkpoints are looked at: another round may store one meanwhile.
+        listed = await heads.newest(tx) if tx.tenant_id != SUPER_TENANT else None
+        known = max(self._remembered.get(tx.tenant_id, 0), listed["size"] if listed is not None else 0)
         last = await checkpoints.newest(tx)
         head = await logs.head(tx)
         size = head["size"] if head is not None else 0
-        listed = await heads.newest(tx) if tx.tenant_id != SUPER_TENANT else None
-        self._compare_sizes(tx.tenant_id, last["size"] if last is not None else 0, size, listed)
+        _compare_sizes(known, last["size"] if last is not None else 0, size)
         if head is None or not size or (last is not None and last["size"] == size):
             return None
         try:
@@ -150,13 +152,6 @@ class Signer:
         )
         return _Draft(size, root, note, now)
 
-    def _compare_sizes(self, tenant_id: str, signed: int, size: int, listed: Row | None) -> None:
-        remembered = max(self._remembered.get(tenant_id, 0), listed["size"] if listed is not None else 0)
-        if signed < remembered:
-            raise Bad("incomplete", f"a checkpoint over {remembered} entries was signed and is gone")
-        if size < signed:
-            raise Bad("incomplete", f"a checkpoint was signed over {signed} entries, and the log has {size}")
-
     async def _compare_trees(self, tx: Transaction, last: Row, keys: dict[int, bytes], size: int, root: bytes) -> None:
         """Check that the last checkpoint is ours and that the tree still begins with it."""
         checkpoints.statement(last).check(keys=keys.values(), origin=self.origin)
@@ -168,3 +163,10 @@ class Signer:
         answer = await self._vault.write(f"transit/sign/{KEY}", input=base64.b64encode(note.encode()).decode())
         _, version, signature = str(answer["signature"]).split(":")
         return base64.b64decode(signature), int(version.removeprefix("v"))
+
+
+def _compare_sizes(known: int, signed: int, size: int) -> None:
+    if signed < known:
+        raise Bad("incomplete", f"a checkpoint over {known} entries was signed and is gone")
+    if size < signed:
+        raise Bad("incomplete", f"a checkpoint was signed over {signed} entries, and the log has {size}")
