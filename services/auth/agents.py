@@ -7,11 +7,11 @@ from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, T
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from services.auth import credentials, revocations, scopes
+from services.auth.words import LEVELS, STATUSES
 from services.kit import calls, faults, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.paging import Page
 from triptych.auth.v1 import agent_pb2, agent_service_pb2 as pb
-from triptych.auth.v1.agent_pb2 import AgentLevel, AgentStatus
 
 UPDATABLE = ("display_name", "description", "level", "scopes")
 ACTING = ("active", "probation")
@@ -87,7 +87,7 @@ async def create(tx: Transaction, request: pb.CreateAgentRequest) -> pb.CreateAg
         tenant_id=tx.tenant_id,
         display_name=given.display_name,
         description=given.description,
-        level=_stored_level(given.level),
+        level=LEVELS.word(given.level),
         scopes=scopes.check(given.scopes),
         created_by=calls.caller().id,
     )
@@ -109,7 +109,7 @@ async def page(tx: Transaction, request: pb.ListAgentsRequest, page: Page) -> pb
     """Give one page, newest first."""
     query = select(table).order_by(table.c.id.desc()).limit(page.limit)
     if request.status:
-        query = query.where(table.c.status == _stored_status(request.status))
+        query = query.where(table.c.status == STATUSES.word(request.status))
     else:
         query = query.where(table.c.status != "terminated")
     if request.query:
@@ -132,7 +132,7 @@ async def change(tx: Transaction, request: pb.UpdateAgentRequest) -> pb.UpdateAg
         agent_id=row["id"],
         display_name=merged.display_name,
         description=merged.description,
-        level=_stored_level(merged.level),
+        level=LEVELS.word(merged.level),
         scopes=kept,
         versions=int(narrower),
     )
@@ -146,7 +146,7 @@ async def change(tx: Transaction, request: pb.UpdateAgentRequest) -> pb.UpdateAg
 async def set_status(tx: Transaction, request: pb.SetAgentStatusRequest) -> pb.SetAgentStatusResponse:
     """Change whether the agent may act."""
     row = await lock(tx, request.agent_id)
-    status = _stored_status(request.status)
+    status = STATUSES.word(request.status)
     ends = status not in ACTING
     changed = await tx.only(
         _set_status, agent_id=row["id"], status=status, status_reason=request.reason, versions=int(ends)
@@ -181,21 +181,13 @@ async def _row(tx: Transaction, statement: Statement, agent_id: str) -> Row:
     return row
 
 
-def _stored_level(level: "AgentLevel.ValueType") -> str:
-    return AgentLevel.Name(level).removeprefix("AGENT_LEVEL_").lower()
-
-
-def _stored_status(status: "AgentStatus.ValueType") -> str:
-    return AgentStatus.Name(status).removeprefix("AGENT_STATUS_").lower()
-
-
 def _wire(row: Row) -> agent_pb2.Agent:
     return agent_pb2.Agent(
         id=str(row["id"]),
         display_name=row["display_name"],
         description=row["description"],
-        level=AgentLevel.Value(f"AGENT_LEVEL_{row['level'].upper()}"),
-        status=AgentStatus.Value(f"AGENT_STATUS_{row['status'].upper()}"),
+        level=LEVELS.number(row["level"]),
+        status=STATUSES.number(row["status"]),
         status_reason=row["status_reason"],
         scopes=row["scopes"],
         created_by=str(row["created_by"]),

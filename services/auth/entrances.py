@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from services.auth import events, reauthentications, roles, sessions, users
+from services.auth import events, reauthentications, sessions, users
 from services.auth.sessions import Origin
 from services.auth.settings import AuthSettings
 from services.auth.sources import Source
 from services.auth.tokens import Minting
+from services.auth.words import ROLES
 from services.kit import outbox
 from services.kit.db import Transaction
 from triptych.auth.v1 import auth_service_pb2 as pb, user_pb2
@@ -64,7 +65,7 @@ class Entrances:
         await outbox.record(tx, resource, details, action=action, actor=("user", str(visitor.user_id)))
         role: str = session["role"]
         return Entry(
-            self._minting.pair(session, roles.wire(role), refresh), users.wire(user, role, own=True), tx.tenant_id
+            self._minting.pair(session, ROLES.number(role), refresh), users.wire(user, role, own=True), tx.tenant_id
         )
 
 

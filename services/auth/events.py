@@ -13,11 +13,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.auth.sources import Source
+from services.auth.words import EVENT_STATUSES
 from services.kit import calls, faults
 from services.kit.db import Row, Statement, Transaction, params
 from services.kit.paging import Page
 from triptych.auth.v1 import security_event_pb2, security_event_service_pb2 as pb
-from triptych.auth.v1.security_event_pb2 import SecurityEventStatus
 from triptych.common.v1.role_pb2 import Role
 
 table = Table(
@@ -81,7 +81,7 @@ def _filters(request: pb.ListSecurityEventsRequest) -> list[ColumnElement[bool]]
     elif request.action:
         found.append(table.c.action == request.action)
     if request.status:
-        found.append(table.c.status == _stored(request.status))
+        found.append(table.c.status == EVENT_STATUSES.word(request.status))
     if request.ip_address:
         found.append(table.c.ip_address == request.ip_address)
     if request.HasField("start_time"):
@@ -101,17 +101,13 @@ def _whose(user_id: str) -> str:
     return caller.id
 
 
-def _stored(status: "SecurityEventStatus.ValueType") -> str:
-    return SecurityEventStatus.Name(status).removeprefix("SECURITY_EVENT_STATUS_").lower()
-
-
 def _wire(row: Row) -> security_event_pb2.SecurityEvent:
     event = security_event_pb2.SecurityEvent(
         id=str(row["id"]),
         user_id=str(row["user_id"] or ""),
         action=row["action"],
         resource=row["resource"],
-        status=SecurityEventStatus.Value(f"SECURITY_EVENT_STATUS_{row['status'].upper()}"),
+        status=EVENT_STATUSES.number(row["status"]),
         ip_address=row["ip_address"],
         user_agent=row["user_agent"],
         create_time=row["create_time"],

@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
+from services.auth.words import FACTORS
 from services.kit import faults
 from services.kit.db import Statement, Transaction, param
 from triptych.auth.v1.factor_pb2 import FactorKind
@@ -107,7 +108,7 @@ async def kinds(tx: Transaction, user_id: object) -> "list[FactorKind.ValueType]
     row = await tx.only(_kinds, person_id=user_id)
     if not row["totp"] and not row["passkey"]:
         return []
-    return [FactorKind.Value(f"FACTOR_KIND_{name.upper()}") for name, held in row.items() if held]
+    return [FACTORS.number(name) for name, held in row.items() if held]
 
 
 async def exhausted(tx: Transaction, user_id: object) -> FactorRate | None:

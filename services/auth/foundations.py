@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import select, text
 
-from services.auth import events, memberships, reauthentications, revocations, roles, tenants, users
+from services.auth import events, memberships, reauthentications, revocations, tenants, users
 from services.auth.sources import Source
+from services.auth.words import ROLES
 from services.kit import calls, faults, outbox, updates
 from services.kit.db import Statement, Transaction, param
 from triptych.auth.v1 import tenant_pb2, tenant_service_pb2 as pb
@@ -40,7 +41,7 @@ async def create(tx: Transaction, request: pb.CreateTenantRequest, source: Sourc
         row = await tenants.store(born, request.tenant, created_by=caller.id)
         if row is None:
             raise tenants.SlugTaken(request.tenant.slug)
-        await memberships.add(born, caller.id, roles.stored(Role.ROLE_ADMIN))
+        await memberships.add(born, caller.id, ROLES.word(Role.ROLE_ADMIN))
         tenant = tenants.wire(row)
         resource = f"tenant:{tenant.id}"
         await events.write(born, "auth.tenant.create", resource, source=source, user_id=caller.id)

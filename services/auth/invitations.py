@@ -19,9 +19,10 @@ from sqlalchemy import (
     update,
 )
 
-from services.auth import codes, events, memberships, roles, tenants, users
+from services.auth import codes, events, memberships, tenants, users
 from services.auth.codes import Code
 from services.auth.sources import Source
+from services.auth.words import ROLES
 from services.kit import calls, clock, faults, outbox
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.paging import Page
@@ -137,7 +138,7 @@ async def create(tx: Transaction, request: pb.CreateInvitationRequest) -> pb.Cre
         _insert,
         tenant_id=tx.tenant_id,
         code_hash=code.digest,
-        role=roles.stored(given.role),
+        role=ROLES.word(given.role),
         max_uses=given.max_uses or 1,
         expire_time=expire_time,
         created_by=calls.caller().id,
@@ -155,7 +156,7 @@ async def bootstrap(tx: Transaction, *, by: str) -> str:
         _insert,
         tenant_id=tx.tenant_id,
         code_hash=code.digest,
-        role=roles.stored(Role.ROLE_ADMIN),
+        role=ROLES.word(Role.ROLE_ADMIN),
         max_uses=1,
         expire_time=clock.now() + USUAL,
         created_by=None,
@@ -235,7 +236,7 @@ async def revoke(tx: Transaction, request: pb.RevokeInvitationRequest) -> pb.Rev
 def _wire(row: Row) -> invitation_pb2.Invitation:
     return invitation_pb2.Invitation(
         id=str(row["id"]),
-        role=roles.wire(row["role"]),
+        role=ROLES.number(row["role"]),
         max_uses=row["max_uses"],
         uses=row["uses"],
         expire_time=row["expire_time"],

@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, Select, Uuid, func, literal, select, tuple_, update
 
-from services.auth import events, identities, memberships, roles, users
+from services.auth import events, identities, memberships, users
 from services.auth.sources import Source
+from services.auth.words import ROLES
 from services.kit import calls, canonical, faults, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.paging import Page
@@ -76,7 +77,7 @@ async def page(tx: Transaction, request: pb.ListMembersRequest, page: Page) -> p
     """Give one page of members, newest first or best first."""
     query = _query
     if request.role:
-        query = query.where(_table.c.role == roles.stored(request.role))
+        query = query.where(_table.c.role == ROLES.word(request.role))
     if request.least_tier:
         query = query.where(_table.c.tier >= request.least_tier)
     if request.query:
@@ -102,7 +103,7 @@ async def change(tx: Transaction, request: pb.UpdateMemberRequest, source: Sourc
     await tx.run(
         _update,
         person_id=user_id,
-        role=roles.stored(merged.role),
+        role=ROLES.word(merged.role),
         tier=merged.tier,
         rank=merged.rank or None,
         activity_score=Decimal(merged.activity_score or 0),
@@ -142,7 +143,7 @@ async def _row(tx: Transaction, statement: Statement, user_id: str) -> Row:
 
 async def _change_role(tx: Transaction, row: Row, role: "Role.ValueType", source: Source) -> None:
     """What a new role takes with it: never the last admin, and a lesser one ends the tokens that say more."""
-    before = roles.wire(row["role"])
+    before = ROLES.number(row["role"])
     if role == before:
         return
     if calls.caller().kind != "user":
@@ -189,7 +190,7 @@ def _wire(row: Row) -> member_pb2.Member:
     member = member_pb2.Member(
         user_id=str(row["user_id"]),
         display_name=row["display_name"],
-        role=roles.wire(row["role"]),
+        role=ROLES.number(row["role"]),
         tier=row["tier"],
         rank=row["rank"] or 0,
         activity_score=_decimal(row["activity_score"]),

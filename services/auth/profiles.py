@@ -5,7 +5,7 @@ Refused: whatever has another way, such as role and address, which would otherwi
 
 from sqlalchemy import func, or_, update
 
-from services.auth import memberships, roles
+from services.auth import memberships
 from services.auth.users import (
     MEMBERS,
     PERSON,
@@ -17,6 +17,7 @@ from services.auth.users import (
     table,
     wire,
 )
+from services.auth.words import ROLES
 from services.kit import calls, canonical, faults, updates
 from services.kit.changes import Change
 from services.kit.db import Row, Statement, Transaction, param, params
@@ -96,7 +97,7 @@ async def page(tx: Transaction, request: pb.ListUsersRequest, page: Page) -> pb.
             or_(*(func.strpos(func.lower(text), wanted) > 0 for text in (table.c.display_name, table.c.email)))
         )
     if request.role:
-        query = query.where(memberships.table.c.role == roles.stored(request.role))
+        query = query.where(memberships.table.c.role == ROLES.word(request.role))
     if request.HasField("active"):
         query = query.where(table.c.disable_time.is_(None) == request.active)
     if request.HasField("verified"):

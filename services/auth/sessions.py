@@ -30,10 +30,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services.auth import activities, memberships, roles, users
+from services.auth import activities, memberships, users
 from services.auth.settings import AuthSettings
 from services.auth.sources import Source
 from services.auth.tokens import Minting, RefreshToken
+from services.auth.words import ROLES
 from services.kit import calls, faults, outbox
 from services.kit.db import Row, Statement, Transaction, param
 from services.kit.paging import Page
@@ -252,7 +253,7 @@ async def refresh(
         return None
     actor = ("user", str(row["user_id"]))
     await outbox.record(tx, f"session:{row['id']}", {"generation": row["generation"]}, actor=actor)
-    return pb.RefreshResponse(tokens=minting.pair(row, roles.wire(row["role"]), given.successor))
+    return pb.RefreshResponse(tokens=minting.pair(row, ROLES.number(row["role"]), given.successor))
 
 
 async def current(tx: Transaction) -> Row:

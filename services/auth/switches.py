@@ -7,11 +7,12 @@ ended. The new session follows it from then on, and ends with it: a token of ten
 
 from sqlalchemy import Text, Uuid, text
 
-from services.auth import activities, events, memberships, profiles, roles, sessions, users
+from services.auth import activities, events, memberships, profiles, sessions, users
 from services.auth.settings import AuthSettings
 from services.auth.sources import Source
 from services.auth.tenants import TenantNotFound
 from services.auth.tokens import Minting
+from services.auth.words import ROLES
 from services.kit import calls, faults, outbox
 from services.kit.db import Row, Statement, Transaction, param
 from triptych.auth.v1 import auth_service_pb2 as pb
@@ -64,6 +65,6 @@ async def enter(
     await events.write(tx, "auth.session.create", resource, source=source, user_id=caller.id)
     await outbox.record(tx, resource, {"user_id": caller.id})
     return pb.SwitchTenantResponse(
-        tokens=minting.pair(session, roles.wire(session["role"]), refresh),
+        tokens=minting.pair(session, ROLES.number(session["role"]), refresh),
         user=users.wire(await profiles.member(tx, caller.id), membership["role"], own=True),
     )

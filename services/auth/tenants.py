@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from services.auth import roles
+from services.auth.words import ROLES, TIERS
 from services.kit import calls, canonical, faults, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.paging import Page
@@ -223,7 +223,7 @@ def wire(row: Row) -> tenant_pb2.Tenant:
         id=str(row["id"]),
         slug=row["slug"],
         display_name=row["display_name"],
-        tier=tenant_pb2.TenantTier.Value(f"TENANT_TIER_{row['tier'].upper()}"),
+        tier=TIERS.number(row["tier"]),
         discord_guild_id=row["discord_guild_id"] or "",
         telegram_chat_id=row["telegram_chat_id"] or "",
         create_time=row["create_time"],
@@ -251,7 +251,7 @@ def _belonging(row: Row, current: str) -> tenant_pb2.TenantMembership:
         tenant_id=str(row["tenant_id"]),
         slug=row["slug"],
         display_name=row["display_name"],
-        role=roles.wire(row["role"]),
+        role=ROLES.number(row["role"]),
         current=str(row["tenant_id"]) == current,
         home=row["home"],
     )

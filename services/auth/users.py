@@ -24,8 +24,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from services.auth import memberships, revocations, roles
+from services.auth import memberships, revocations
 from services.auth.addresses import Address
+from services.auth.words import ROLES
 from services.kit import faults, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from triptych.auth.v1 import user_pb2
@@ -225,7 +226,7 @@ def wire(row: Row, role: str, *, own: bool = False) -> user_pb2.User:
         id=str(row["id"]),
         email=row["email"],
         display_name=row["display_name"],
-        role=roles.wire(role),
+        role=ROLES.number(role),
         verified=row["verified"],
         active=row["disable_time"] is None and row["delete_time"] is None,
         last_login_time=row["last_login_time"],

@@ -26,6 +26,7 @@ from services.kit import canonical, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import AlreadyExists, NotFound
 from services.kit.paging import Page
+from services.kit.words import Words
 from services.projects import projects
 from triptych.projects.v1 import baseline_service_pb2 as pb
 from triptych.projects.v1.baseline_pb2 import Baseline, BaselineOperator
@@ -70,11 +71,7 @@ _update = Statement(
     .values(**params("threshold margin confidence active"), revision=table.c.revision + 1, update_time=func.now())
     .returning(*table.c)
 )
-_OPERATORS = {
-    name: BaselineOperator.Value(f"BASELINE_OPERATOR_{name.upper()}")
-    for name in ("at_least", "at_most", "not_inferior")
-}
-_NAMES = {number: name for name, number in _OPERATORS.items()}
+_OPERATORS = Words(BaselineOperator)
 
 
 class BaselineNotFound(NotFound):
@@ -113,7 +110,7 @@ async def create(tx: Transaction, request: pb.CreateBaselineRequest) -> pb.Creat
         tenant_id=tx.tenant_id,
         project_id=project["id"],
         metric_key=given.metric_key,
-        operator=_NAMES[given.operator],
+        operator=_OPERATORS.word(given.operator),
         **_numbers(given),
     )
     baseline = _wire(row)
@@ -181,7 +178,7 @@ def _wire(row: Row) -> Baseline:
         id=str(row["id"]),
         project_id=str(row["project_id"]),
         metric_key=row["metric_key"],
-        operator=_OPERATORS[row["operator"]],
+        operator=_OPERATORS.number(row["operator"]),
         threshold=float(row["threshold"]),
         margin=float(row["margin"]),
         confidence=float(row["confidence"]),

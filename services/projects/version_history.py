@@ -4,6 +4,7 @@ from sqlalchemy import Column, DateTime, MetaData, Table, Text, Uuid, func, inse
 
 from services.kit.db import Row, Statement, Transaction, params
 from services.kit.paging import Page
+from services.kit.words import Words
 from services.projects import projects
 from triptych.projects.v1 import version_service_pb2 as pb
 from triptych.projects.v1.version_pb2 import VersionAction, VersionHistoryEntry, VersionTag
@@ -25,13 +26,7 @@ table = Table(
 _insert = Statement(
     insert(table).values(**params("tenant_id project_id version_id action from_tag to_tag reason changed_by"))
 )
-_TAGS = {None: VersionTag.VERSION_TAG_UNSPECIFIED} | {
-    name: VersionTag.Value(f"VERSION_TAG_{name.upper()}") for name in ("v1", "v2", "v3")
-}
-_ACTIONS = {
-    name: VersionAction.Value(f"VERSION_ACTION_{name.upper()}")
-    for name in ("created", "promoted", "degraded", "superseded", "restored")
-}
+_TAGS, _ACTIONS = Words(VersionTag), Words(VersionAction)
 
 
 async def add(tx: Transaction, version: Row, action: str, *, reason: str, by: str, from_tag: str | None) -> None:
@@ -65,9 +60,9 @@ def _wire(row: Row) -> VersionHistoryEntry:
     return VersionHistoryEntry(
         id=str(row["id"]),
         version_id=str(row["version_id"]),
-        action=_ACTIONS[row["action"]],
-        from_tag=_TAGS[row["from_tag"]],
-        to_tag=_TAGS[row["to_tag"]],
+        action=_ACTIONS.number(row["action"]),
+        from_tag=_TAGS.number(row["from_tag"]),
+        to_tag=_TAGS.number(row["to_tag"]),
         reason=row["reason"],
         changed_by=row["changed_by"],
         create_time=row["create_time"],

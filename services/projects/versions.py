@@ -22,6 +22,7 @@ from services.kit import calls, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import FailedPrecondition, NotFound
 from services.kit.paging import Page
+from services.kit.words import Words
 from services.projects import configurations, projects, version_history
 from triptych.common.v1.role_pb2 import Role
 from triptych.projects.v1 import version_service_pb2 as pb
@@ -59,8 +60,7 @@ _get = Statement(select(table).where(table.c.id == param("id")))
 _production = Statement(
     select(table).where(table.c.project_id == param("project_id"), table.c.tag == "v2", table.c.current)
 )
-_TAGS = {name: VersionTag.Value(f"VERSION_TAG_{name.upper()}") for name in ("v1", "v2", "v3")}
-_NAMES = {number: name for name, number in _TAGS.items()}
+_TAGS = Words(VersionTag)
 
 
 class VersionNotFound(NotFound):
@@ -113,7 +113,7 @@ async def page(tx: Transaction, request: pb.ListVersionsRequest, page: Page) -> 
     await projects.find(tx, request.project_id)
     query = select(table).where(table.c.project_id == request.project_id).order_by(table.c.id.desc()).limit(page.limit)
     if request.tag:
-        query = query.where(table.c.tag == _NAMES[request.tag])
+        query = query.where(table.c.tag == _TAGS.word(request.tag))
     if not _sees_all():
         query = query.where(table.c.tag == "v2")
     if page.after is not None:
@@ -152,7 +152,7 @@ def wire(row: Row) -> Version:
     version = Version(
         id=str(row["id"]),
         project_id=str(row["project_id"]),
-        tag=_TAGS[row["tag"]],
+        tag=_TAGS.number(row["tag"]),
         current=row["current"],
         configuration_hash=row["configuration_hash"],
         changelog=row["changelog"],

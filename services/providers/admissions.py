@@ -17,11 +17,12 @@ from redis.exceptions import RedisError
 
 from services.kit import faults, requests
 from services.kit.db import Database, Transaction
-from services.providers import balances, epochs, plans, reservations
+from services.providers import balances, plans, reservations, terms
 from services.providers.counters import Counters
 from services.providers.epochs import EpochPassed
 from services.providers.plans import Demand, Plan, QuotaExceeded
 from services.providers.rebuilds import Rebuilds
+from services.providers.terms import Shelf
 from triptych.providers.v1 import quota_service_pb2 as pb
 
 TRIES = 5
@@ -34,6 +35,10 @@ Recall = Callable[[Transaction], Awaitable[Any]]
 _log = structlog.get_logger()
 
 
+class TermsPassed(Exception):
+    """Provider, prices, configuration or quota are not what they were when they were seen: look again."""
+
+
 class Admissions:
     """Reserves."""
 
@@ -41,6 +46,7 @@ class Admissions:
         self._db = db
         self._counters = counters
         self._rebuilds = rebuilds
+        self._shelf = Shelf()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def reserve(self, request: pb.ReserveQuotaRequest) -> pb.ReserveQuotaResponse:
@@ -61,11 +67,15 @@ class Admissions:
 
     async def admit(self, demand: Demand, store: Store[Any], recall: Recall) -> tuple[Plan | None, Any]:
         """Admit and store; without a plan when it had been done before."""
+        if (done := await self._admit_known(demand, store)) is not None:
+            return done
         for attempt in range(TRIES):
             async with self._db.begin() as tx:
                 if (answer := await recall(tx)) is not None:
                     return None, answer
-                plan = await plans.make(tx, demand)
+                seen = await terms.see(tx, demand.provider_id)
+            plan = plans.make(demand, seen)
+            self._shelf.keep(seen)
             try:
                 if not await self._hold(plan):
                     continue
@@ -80,9 +90,8 @@ class Admissions:
                 return plan, await self._insert(plan, store)
             except EpochPassed:
                 if not demand.request_id:
-                    self._start(
-                        plan
-                    )  # it stands in the account whose epoch did not pass; the next try has another name
+                    # It stands in the account whose epoch did not pass; the next try has another name.
+                    self._start(plan)
         async with self._db.begin() as tx:
             plan = await balances.admit(tx, plan)
             return plan, await store(tx, plan)
@@ -90,6 +99,25 @@ class Admissions:
     async def close(self) -> None:
         """Finish what was begun."""
         await asyncio.gather(*self._tasks)
+
+    async def _admit_known(self, demand: Demand, store: Store[Answer]) -> tuple[Plan, Answer] | None:
+        """Admit under terms that were seen lately; None where these do not let it in: then one has to look.
+
+        A request_id may have had its answer, which is seen by looking.
+        """
+        known = None if demand.request_id else self._shelf.find(demand.provider_id)
+        if known is None:
+            return None
+        try:
+            plan = plans.make(demand, known)
+            if await self._hold(plan):
+                return plan, await self._insert(plan, store, known=True)
+        except (EpochPassed, TermsPassed):
+            self._start(plan)
+        except (QuotaExceeded, RedisError, *plans.REFUSALS):
+            pass  # looking anew finds out whether that is so, and says it
+        self._shelf.drop(demand.provider_id)
+        return None
 
     async def _hold(self, plan: Plan) -> bool:
         """Hold in the counters; False says that they were stale and are rebuilt."""
@@ -104,13 +132,14 @@ class Admissions:
             raise QuotaExceeded(outcome.exceeded, plan.limits, plan.accounts.own)
         return not outcome.stale
 
-    async def _insert(self, plan: Plan, store: Store[Answer]) -> Answer:
+    async def _insert(self, plan: Plan, store: Store[Answer], *, known: bool = False) -> Answer:
         """Store what the counters hold. When that fails, the hold goes back."""
         try:
             async with self._db.begin() as tx:
-                await epochs.check(tx, plan.accounts)
+                if not await terms.hold(tx, plan.terms) and known:
+                    raise TermsPassed  # noqa: TRY301 - the transaction ends with it
                 return await store(tx, plan)
-        except EpochPassed:
+        except (EpochPassed, TermsPassed):
             raise
         except BaseException:
             self._start(plan)

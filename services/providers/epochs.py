@@ -34,13 +34,6 @@ async def share_tenant(tx: Transaction, tenant_id: str) -> Account:
     return Account(tenant_id, tenant(tenant_id), config["epoch"], config["now"])
 
 
-async def check(tx: Transaction, accounts: Accounts) -> None:
-    """Raise unless these are the epochs, as they stay until the transaction ends."""
-    now, _ = await share(tx, accounts.own.owner)
-    if [account.epoch for account in now] != [account.epoch for account in accounts]:
-        raise EpochPassed
-
-
 async def renew(tx: Transaction, owner: Owner, *, seen: int | None = None) -> Account | None:
     """Begin a new epoch: whoever reserved under the old one must begin again.
 

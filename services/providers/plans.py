@@ -7,16 +7,19 @@ from datetime import timedelta
 from decimal import Decimal
 
 from services.kit import faults
-from services.kit.db import Row, Transaction
+from services.kit.db import Row
 from services.kit.faults import ResourceExhausted
 from services.providers import configs, money, owners, providers, quotas, windows
 from services.providers.counters import Account, Accounts, Hold
 from services.providers.owners import Owner
+from services.providers.terms import Terms
 from services.providers.windows import Limits, Want
 from triptych.providers.v1 import quota_service_pb2 as pb
 
 USUAL_HOLD, SHORTEST_HOLD = 120, 10
 """Seconds."""
+REFUSALS = (configs.AiDisabled, configs.ProviderNotAllowed, providers.ProviderArchived, providers.ProviderInactive)
+"""Why terms let nothing in, whatever the quota."""
 
 
 class QuotaExceeded(ResourceExhausted):
@@ -58,7 +61,7 @@ class Plan:
     """A reservation that is about to be made: for whom, at which price, against which limits."""
 
     demand: Demand
-    provider: Row
+    terms: Terms
     prices: tuple[Decimal, Decimal]
     """Of 1,000 tokens in and out."""
     accounts: Accounts
@@ -66,6 +69,11 @@ class Plan:
     """The owner's, and the tenant's under their own names."""
     hold: Hold
     cost: Decimal
+
+    @property
+    def provider(self) -> Row:
+        """Whose model."""
+        return self.terms.provider
 
     @property
     def owner(self) -> Owner:
@@ -77,16 +85,13 @@ class Plan:
         return replace(self, accounts=accounts, hold=replace(self.hold, day=accounts.own.day))
 
 
-async def make(tx: Transaction, demand: Demand) -> Plan:
-    """Read what a reservation of the caller depends on."""
-    provider = await providers.row(tx, demand.provider_id)
+def make(demand: Demand, terms: Terms) -> Plan:
+    """Make the plan of a reservation under these terms, or raise."""
+    tenant_id, provider, config, now = terms.tenant_id, terms.provider, terms.config, terms.now
     providers.check_usable(provider, demand.provider_id)
-    owner = owners.caller()
-    config = await configs.see(tx)
-    configs.check(config, demand.provider_id, kind=owner.kind)
-    quota = await quotas.see(tx, owner)
-    own = Account(tx.tenant_id, owner, quota["epoch"], quota["now"])
-    accounts = Accounts(own, Account(tx.tenant_id, owners.tenant(tx.tenant_id), config["epoch"], quota["now"]))
+    configs.check(config, demand.provider_id, kind=terms.owner.kind)
+    own = Account(tenant_id, terms.owner, terms.quota["epoch"], now)
+    accounts = Accounts(own, Account(tenant_id, owners.tenant(tenant_id), config["epoch"], now))
     prices = configs.prices(config, provider)
     cost = money.cost(demand.input_tokens, demand.output_tokens, *prices)
     hold = Hold(
@@ -95,8 +100,8 @@ async def make(tx: Transaction, demand: Demand) -> Plan:
         day=own.day,
         expire_time=own.now + timedelta(seconds=demand.seconds),
     )
-    limits = {**quotas.limits(quota), **windows.of_tenant(configs.limits(config))}
-    return Plan(demand, provider, prices, accounts, limits, hold, cost)
+    limits = {**quotas.limits(terms.quota), **windows.of_tenant(configs.limits(config))}
+    return Plan(demand, terms, prices, accounts, limits, hold, cost)
 
 
 def _hold_id(account: Account, request_id: str) -> str:

@@ -32,12 +32,13 @@ table = Table(
     Column("archive_time", DateTime(timezone=True)),
 )
 _price = prices.newest(table)
-_priced = select(
+priced = select(
     table,
     _price.c.id.label("price_version_id"),
     _price.c.input_cost_usd_per_1k,
     _price.c.output_cost_usd_per_1k,
 ).join(_price, literal(value=True))
+"""Providers with their newest prices."""
 _insert = Statement(
     insert(table)
     .values(
@@ -47,7 +48,7 @@ _insert = Statement(
     )
     .returning(table.c.id)
 )
-_get = Statement(_priced.where(table.c.id == param("id")))
+_get = Statement(priced.where(table.c.id == param("id")))
 _same = Statement(select(table).where(table.c.id == param("id")).with_for_update(read=True))
 
 
@@ -116,7 +117,7 @@ async def get(tx: Transaction, provider_id: str) -> provider_pb2.Provider:
 
 async def page(tx: Transaction, request: pb.ListProvidersRequest, page: Page) -> pb.ListProvidersResponse:
     """Give one page, in order of name."""
-    query = _priced.order_by(table.c.name).limit(page.limit)
+    query = priced.order_by(table.c.name).limit(page.limit)
     if not request.show_archived:
         query = query.where(table.c.archive_time.is_(None))
     if page.after is not None:

@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from services.kit import calls, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import NotFound
-from services.providers import money, owners, windows
+from services.providers import alerts, ledgers, money, owners, windows
 from services.providers.owners import Owner
 from services.providers.windows import CONCURRENT, NAMES, Limits
 from triptych.common.v1.role_pb2 import Role
@@ -127,7 +127,7 @@ async def get(tx: Transaction, owner: Owner) -> tuple[quota_pb2.Quota, Limits]:
 
 
 async def replace(tx: Transaction, request: pb.SetQuotaRequest) -> pb.SetQuotaResponse:
-    """Set a quota whole."""
+    """Set a quota whole. What is used up by a lower limit is told now: there may be no commit any more that would."""
     given = request.quota
     owner = owners.of(given.owner)
     row = await lock(tx, owner)
@@ -135,16 +135,24 @@ async def replace(tx: Transaction, request: pb.SetQuotaRequest) -> pb.SetQuotaRe
     row = await tx.only(_set, **owner.columns, **_given(given))
     quota = _wire(owner, _stored(row), custom=True, revision=row["revision"])
     await outbox.record(tx, f"quota:{owner}", quota)
+    if alerts.has_thresholds(limits(row)):
+        day = (await now(tx)).date()
+        await alerts.raise_crossed(tx, owner, limits(row), await ledgers.sums(tx, owner, day), day)
     return pb.SetQuotaResponse(quota=quota)
 
 
 async def see(tx: Transaction, owner: Owner) -> Row:
     """Give the quota row of the caller; made, or brought to the caller's role, where need be."""
     row = await tx.one(_get, **owner.columns)
-    if row is None or row["role"] != _role(owner):
+    if row is None or not fits(row, owner):
         await tx.run(_see, tenant_id=tx.tenant_id, **owner.columns, role=_role(owner))
         row = await tx.only(_get, **owner.columns)
     return row
+
+
+def fits(row: Row, owner: Owner) -> bool:
+    """Tell whether a row was made for the role that the owner has now."""
+    return row["role"] == _role(owner)  # type: ignore[no-any-return]
 
 
 async def lock(tx: Transaction, owner: Owner) -> Row:

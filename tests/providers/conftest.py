@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
@@ -10,14 +11,22 @@ from redis.asyncio import Redis
 
 from services.kit import valkey
 from services.kit.server import Runtime
+from services.providers.bookings import Bookings
+from services.providers.counters import Counters
+from services.providers.rebuilds import Rebuilds
 from tests.conftest import copy_database
 from tests.fakes.openai_server import FakeOpenAI
 from tests.providers.islands import Island
+from tests.providers.quotas import bookings_with
 from tests.suite import Person, Suite
 from triptych.common.v1.role_pb2 import Role
 from triptych.providers.v1 import provider_service_pb2 as provider_pb
 from triptych.providers.v1.provider_pb2 import Provider, ProviderType
 from triptych.providers.v1.provider_service_pb2_grpc import ProviderServiceStub
+from triptych.providers.v1.quota_service_pb2_grpc import QuotaServiceStub
+
+if TYPE_CHECKING:  # known to type checkers alone
+    from triptych.providers.v1.quota_service_pb2_grpc import QuotaServiceAsyncStub
 
 AddProvider = Callable[..., Awaitable[Provider]]
 
@@ -98,3 +107,23 @@ async def island(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         yield running
     finally:
         await running.stop()
+
+
+@pytest.fixture
+async def provider(add_provider: AddProvider) -> Provider:
+    return await add_provider()
+
+
+@pytest.fixture
+def stub(user: Person) -> "QuotaServiceAsyncStub":
+    return user.stub(QuotaServiceStub)
+
+
+@pytest.fixture
+def bookings(runtime: Runtime, store: Redis) -> Bookings:
+    return bookings_with(runtime, store)
+
+
+@pytest.fixture
+def rebuilds(runtime: Runtime, store: Redis) -> Rebuilds:
+    return Rebuilds(db=runtime.db, counters=Counters(store))

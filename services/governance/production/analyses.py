@@ -13,16 +13,16 @@ from sqlalchemy import Column, DateTime, Integer, MetaData, Table, Text, Uuid, f
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.governance.production import documents, lifecycle
-from services.governance.production.words import Words
 from services.kit import calls, canonical, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import FailedPrecondition, NotFound
 from services.kit.paging import Page
+from services.kit.words import Words
 from triptych.production.v1 import analysis_pb2, analysis_service_pb2 as pb
 from triptych.projects.v1.version_pb2 import Version
 
-STATES = Words(analysis_pb2.AnalysisState, "ANALYSIS_STATE_")
-TYPES = Words(analysis_pb2.TaskType, "TASK_TYPE_")
+STATES = Words(analysis_pb2.AnalysisState)
+TYPES = Words(analysis_pb2.TaskType)
 USUAL_ATTEMPTS = 3
 
 table = Table(

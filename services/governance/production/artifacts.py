@@ -26,14 +26,14 @@ from sqlalchemy import (
 
 from services.governance.production import analyses
 from services.governance.production.objects import Stored
-from services.governance.production.words import Words
 from services.kit import calls, outbox
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import InvalidArgument, NotFound
 from services.kit.paging import Page
+from services.kit.words import Words
 from triptych.production.v1 import artifact_pb2, artifact_service_pb2 as pb
 
-TYPES = Words(artifact_pb2.ArtifactType, "ARTIFACT_TYPE_")
+TYPES = Words(artifact_pb2.ArtifactType)
 
 table = Table(
     "artifacts",

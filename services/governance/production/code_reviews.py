@@ -18,14 +18,14 @@ from sqlalchemy import (
 )
 
 from services.governance.production import analyses
-from services.governance.production.words import Words
 from services.kit import outbox
 from services.kit.db import Row, Statement, Transaction, params
 from services.kit.faults import RequestInvalid
 from services.kit.paging import Page
+from services.kit.words import Words
 from triptych.production.v1 import code_review_pb2, code_review_service_pb2 as pb
 
-LANGUAGES = Words(code_review_pb2.CodeLanguage, "CODE_LANGUAGE_")
+LANGUAGES = Words(code_review_pb2.CodeLanguage)
 HUNDREDTH = Decimal("0.01")
 
 table = Table(

@@ -6,13 +6,13 @@ from sqlalchemy import BigInteger, Boolean, Column, DateTime, Integer, MetaData,
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.governance.production import analyses, documents
-from services.governance.production.words import Words
 from services.kit.db import Row, Transaction, param
 from services.kit.faults import NotFound
 from services.kit.paging import Page
+from services.kit.words import Words
 from triptych.production.v1 import analysis_task_pb2, analysis_task_service_pb2 as pb
 
-STATES = Words(analysis_task_pb2.TaskState, "TASK_STATE_")
+STATES = Words(analysis_task_pb2.TaskState)
 
 table = Table(
     "analysis_tasks",

@@ -5,6 +5,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.governance.quarantine.words import VERDICTS
 from services.kit.faults import FailedPrecondition
 from triptych.experiments.v1.evaluation_pb2 import Evaluation, Verdict
 
@@ -41,8 +42,7 @@ def passed(evaluation: Evaluation) -> bool:
 def summary(evaluation: Evaluation) -> dict[str, Any]:
     """What decided it, to be kept here: the evaluation itself belongs to another service."""
     verdicts = {
-        name: Verdict.Name(getattr(evaluation, name)).removeprefix("VERDICT_").lower()
-        for name in ("verdict", "override_verdict", "effective_verdict")
+        name: VERDICTS.word(getattr(evaluation, name)) for name in ("verdict", "override_verdict", "effective_verdict")
     }
     return verdicts | {
         "experiment_id": evaluation.experiment_id,

@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.governance.quarantine import decisions, dispositions, evidences, records
+from services.governance.quarantine.words import REASONS, REQUEST_STATES
 from services.kit import calls, canonical, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import AlreadyExists, FailedPrecondition, NotFound
@@ -251,8 +252,8 @@ def _wire(row: Row) -> quarantine_pb2.QuarantineRequest:
         version_id=str(row["version_id"]),
         experiment_id=str(row["experiment_id"] or ""),
         configuration_hash=row["configuration_hash"],
-        state=quarantine_pb2.QuarantineRequestState.Value(f"QUARANTINE_REQUEST_STATE_{row['state'].upper()}"),
-        reason=quarantine_pb2.QuarantineReason.Value(f"QUARANTINE_REASON_{row['reason'].upper()}"),
+        state=REQUEST_STATES.number(row["state"]),
+        reason=REASONS.number(row["reason"]),
         explanation=row["explanation"],
         cool_down=row["cool_down"],
         permanent=row["permanent"],

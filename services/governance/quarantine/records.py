@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert as upsert
 
 from services.governance.quarantine import dispositions, seals
+from services.governance.quarantine.words import DISPOSITIONS, REASONS
 from services.kit import outbox
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import NotFound
@@ -183,10 +184,10 @@ def _wire(row: Row) -> quarantine_pb2.QuarantineRecord:
         version_id=str(row["version_id"]),
         experiment_id=str(row["experiment_id"] or ""),
         configuration_hash=row["configuration_hash"],
-        reason=quarantine_pb2.QuarantineReason.Value(f"QUARANTINE_REASON_{row['reason'].upper()}"),
+        reason=REASONS.number(row["reason"]),
         explanation=row["explanation"],
         seal=row["seal"],
-        disposition=quarantine_pb2.Disposition.Value(f"DISPOSITION_{row['disposition'].upper()}"),
+        disposition=DISPOSITIONS.number(row["disposition"]),
         cool_down_end_time=row["cool_down_end_time"],
         permanent=row["permanent"],
         quarantined_by=str(row["quarantined_by"]),

@@ -19,6 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.governance.quarantine import attempts, decisions, dispositions, evaluations, evidences, records
+from services.governance.quarantine.words import OUTCOMES, STATES
 from services.kit import calls, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import FailedPrecondition, NotFound
@@ -250,16 +251,14 @@ def _wire(row: Row) -> reevaluation_pb2.Reevaluation:
         id=str(row["id"]),
         record_id=str(row["record_id"]),
         configuration_hash=row["configuration_hash"],
-        state=reevaluation_pb2.ReevaluationState.Value(f"REEVALUATION_STATE_{row['state'].upper()}"),
+        state=STATES.number(row["state"]),
         reason=row["reason"],
         attempt=row["attempt"],
         requested_by=str(row["requested_by"]),
         decided_by=str(row["decided_by"] or ""),
         decision_reason=row["decision_reason"] or "",
         evaluation_id=str(row["evaluation_id"] or ""),
-        outcome=reevaluation_pb2.ReevaluationOutcome.Value(
-            f"REEVALUATION_OUTCOME_{(row['outcome'] or 'unspecified').upper()}"
-        ),
+        outcome=OUTCOMES.number(row["outcome"]),
         create_time=row["create_time"],
         decide_time=row["decide_time"],
         complete_time=row["complete_time"],
