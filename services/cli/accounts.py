@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 import grpc
 
+from services.cli import secrets
 from services.cli.stack.homes import Home, replace
 from services.cli.up import home_option
 from services.kit import faults
@@ -33,6 +34,7 @@ from triptych.common.v1.role_pb2 import Role
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 SPARE_SECONDS = 30
 """An access token that ends so soon is renewed first."""
+KEPT = {"address", "access_token", "access_expire_time"}
 Answer = TypeVar("Answer")
 
 address_option = click.option(
@@ -64,9 +66,10 @@ def operate(home: Path, *arguments: str) -> NoReturn:
 @click.option("--invitation", prompt="Invitation", help="Code of the invitation.")
 @click.option("--email", "email_address", prompt="E-mail", help="E-mail address.")
 @click.option("--name", prompt="Name", help="Name to show.")
-def register(home: Path, address: str | None, invitation: str, email_address: str, name: str) -> None:
+@click.option("--password-stdin", "piped", is_flag=True, help="Read the password from standard input, its first line.")
+def register(invitation: str, email_address: str, name: str, piped: bool, **where: Any) -> None:
     """Make an account with an invitation."""
-    password = click.prompt("Password (15 characters at least)", hide_input=True, confirmation_prompt=True)
+    password = secrets.password("Password (15 characters at least)", piped=piped, twice=True)
     request = pb.RegisterRequest(
         invitation_code=invitation,
         email=email_address,
@@ -74,7 +77,7 @@ def register(home: Path, address: str | None, invitation: str, email_address: st
         display_name=name,
         request_id=str(uuid.uuid4()),
     )
-    ask(target(home, address), lambda channel: AuthServiceStub(channel).Register(request))
+    ask(target(**where), lambda channel: AuthServiceStub(channel).Register(request))
     click.echo(f"registered; a mail to {email_address} holds the code for `triptych verify-email CODE`")
 
 
@@ -99,10 +102,15 @@ def token() -> None:
 @home_option
 @address_option
 @click.option("--email", "email_address", prompt="E-mail", help="E-mail address.")
-def login(home: Path, address: str | None, email_address: str) -> None:
-    """Log in, and keep the tokens for later commands."""
+@click.option("--password-stdin", "piped", is_flag=True, help="Read the password from standard input, its first line.")
+def login(home: Path, address: str | None, email_address: str, piped: bool) -> None:
+    """Log in, and keep the tokens for later commands.
+
+    \b
+    pass show triptych | triptych login --email ada@example.com --password-stdin
+    """  # noqa: D301 - click's mark
     place = target(home, address)
-    password = click.prompt(f"Password for {place}", hide_input=True)
+    password = secrets.password(f"Password for {place}", piped=piped)
     known = f"{place} {email_address}"
     request = pb.LoginRequest(
         email=email_address,
@@ -114,6 +122,8 @@ def login(home: Path, address: str | None, email_address: str) -> None:
     if answer.login_ticket:
         answer = _second(place, answer)
     file = keep(tokens_file(), place, answer.tokens, {known: answer.device_token} if answer.device_token else None)
+    if address is None:
+        replace(file, json.dumps(_stored(file) | {"home": str(home.absolute())}, indent=2) + "\n")
     click.echo(f"logged in as {answer.user.email} in tenant {answer.tenant_id}; tokens are in {file}")
 
 
@@ -171,6 +181,8 @@ def kept(file: Path | None = None) -> dict[str, Any]:
     if not file.is_file():
         raise click.ClickException("nobody is logged in: `triptych login`")
     document = _stored(file)
+    if not document.keys() >= KEPT:
+        raise click.ClickException(f"{file} holds no tokens of `triptych login`: log in again")
     if document["access_expire_time"] - time.time() > SPARE_SECONDS:
         return document
     request, address = pb.RefreshRequest(refresh_token=document["refresh_token"]), document["address"]
@@ -212,8 +224,11 @@ def _stored(file: Path) -> dict[str, Any]:
     """Give what is kept, or nothing."""
     if not file.is_file():
         return {}
-    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return document
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # a login writes it anew
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _count(mails: int) -> str:
@@ -257,11 +272,14 @@ def ask(
 def keep(file: Path, target: str, tokens: pb.Tokens, devices: dict[str, str] | None = None) -> Path:
     """Keep tokens, readable by nobody else; what makes this device known stays from one login to the next."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    before = _stored(file)
     document = {
-        "devices": _stored(file).get("devices", {}) | (devices or {}),
+        "devices": before.get("devices", {}) | (devices or {}),
         "address": target,
         "access_token": tokens.access_token,
         "access_expire_time": tokens.access_expire_time.seconds,
         "refresh_token": tokens.refresh_token,
     }
+    if before.get("address") == target and "home" in before:
+        document["home"] = before["home"]
     return replace(file, json.dumps(document, indent=2) + "\n")

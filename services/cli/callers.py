@@ -1,20 +1,21 @@
 """Calls as whoever is logged in, and how answers are printed: lines for people, JSON for programs (`--json`)."""
 
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from itertools import chain, islice
+from typing import Any, TypeAlias
 
 import click
-import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.cli import accounts
+from services.cli import links
 from services.kit import clock
+from triptych.common.v1.principal_pb2 import Principal, PrincipalKind
 
-PAGE = 200
+Columns: TypeAlias = Sequence[str] | Mapping[str, Callable[[Any], str] | None]
+"""Fields of a message, or headings with what makes a cell of it; None: the field of that name."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 limit_option = click.option(
     "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many to show at most."
@@ -28,64 +29,76 @@ def ahead(days: int) -> Timestamp:
     return moment
 
 
-def call(kind: Callable[[grpc.aio.Channel], Any], method: str, request: Any) -> Any:
+def call(kind: Callable[[Any], Any], method: str, request: Any) -> Any:
     """Call a method of the auth service with the kept tokens; a change gets a request_id."""
-    if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:
-        request.request_id = str(uuid.uuid4())
-    document = accounts.kept()
-    metadata = (("authorization", f"Bearer {document['access_token']}"),)
-    address = document["address"]
-    return accounts.ask(
-        address, lambda channel: getattr(kind(channel), method)(request, metadata=metadata), accounts.again(address)
-    )
+    return links.auth().call(kind, method, request)
 
 
-def listed(kind: Callable[[grpc.aio.Channel], Any], method: str, request: Any, limit: int) -> Iterator[Any]:
-    """Give up to `limit` resources of a list, page after page."""
-    while limit > 0:
-        request.page_size = min(limit, PAGE)
-        answer = call(kind, method, request)
-        resources = getattr(answer, answer.DESCRIPTOR.fields[0].name)
-        yield from resources[:limit]
-        limit -= len(resources)
-        if not answer.next_page_token:
-            return
-        request.page_token = answer.next_page_token
+def listed(kind: Callable[[Any], Any], method: str, request: Any, limit: int) -> Iterator[Any]:
+    """Give up to `limit` resources of a list of the auth service, page after page as they are wanted."""
+    return links.auth().listed(kind, method, request, limit)
 
 
-def show(message: Message, *, as_json: bool) -> None:
-    """Print one resource, a line for each field that is set."""
+def show(message: Message, *, as_json: bool, always: Sequence[str] = ()) -> None:
+    """Print one resource, a line for each field that is set, and for those that are always said."""
     if as_json:
         click.echo(json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None))
         return
-    for field, value in message.ListFields():
-        click.echo(f"{field.name:<18} {_text(message, field.name, value)}")
+    said = {field.name for field, _ in message.ListFields()} | set(always)
+    for name in message.DESCRIPTOR.fields_by_name:
+        if name in said:
+            click.echo(f"{name:<22} {text(message, name)}")
 
 
-def table(messages: Iterator[Any], columns: Sequence[str], *, as_json: bool) -> None:
-    """Print resources in columns."""
-    found = list(messages)
+def table(messages: Iterable[Any], columns: Columns, *, as_json: bool) -> None:
+    """Print resources in columns, page after page; the first page says how wide they are."""
     if as_json:
-        for message in found:
+        for message in messages:
             show(message, as_json=True)
         return
-    rows = [[_text(message, name, getattr(message, name)) for name in columns] for message in found]
-    widths = [max(len(row[index]) for row in [list(columns), *rows]) for index in range(len(columns))]
-    for row in [list(columns), *rows]:
+    wanted = dict.fromkeys(columns) if not isinstance(columns, Mapping) else columns
+    rows = ([_cell(message, name, make) for name, make in wanted.items()] for message in messages)
+    head = list(islice(rows, links.PAGE))
+    widths = [max(len(cell) for cell in column) for column in zip(list(wanted), *head, strict=True)]
+    for row in chain([list(wanted)], head, rows):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    if not rows:
+    if not head:
         click.echo("none")
+
+
+def line(message: Message, columns: Sequence[str], *, as_json: bool) -> None:
+    """Print one resource of a stream as it comes."""
+    if as_json:
+        show(message, as_json=True)
+        return
+    click.echo("  ".join(text(message, name) for name in columns))
+
+
+def _cell(message: Any, name: str, make: Callable[[Any], str] | None) -> str:
+    return make(message) if make is not None else text(message, name)
+
+
+def text(message: Message, name: str) -> str:
+    """Give a field as people read it."""
+    return _text(message, name, getattr(message, name))
 
 
 def _text(message: Message, name: str, value: Any) -> str:
     field = message.DESCRIPTOR.fields_by_name[name]
     if isinstance(value, Timestamp):
-        return _moment(value) if message.HasField(name) else "-"
+        return moment(value) if message.HasField(name) else "-"
+    if isinstance(value, Principal):
+        return principal(value)
     if isinstance(value, Message):
         return json_format.MessageToJson(value, preserving_proto_field_name=True, indent=None)
     if field.is_repeated:
         return ", ".join(_single(field, item) for item in value) or "-"
     return _single(field, value)
+
+
+def principal(value: Principal) -> str:
+    """Give who is meant, as KIND:ID."""
+    return f"{PrincipalKind.Name(value.kind).removeprefix('PRINCIPAL_KIND_').lower()}:{value.id}" if value.id else "-"
 
 
 def _single(field: Any, value: Any) -> str:
@@ -102,6 +115,7 @@ def _single(field: Any, value: Any) -> str:
     return str(value) if value != "" else "-"
 
 
-def _moment(value: Timestamp) -> str:
-    moment: datetime = value.ToDatetime().replace(microsecond=0)
-    return f"{moment.isoformat(sep=' ')}Z"
+def moment(value: Timestamp) -> str:
+    """Give a moment to the second."""
+    exact: datetime = value.ToDatetime().replace(microsecond=0)
+    return f"{exact.isoformat(sep=' ')}Z"

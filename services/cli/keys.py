@@ -1,194 +1,185 @@
-"""`triptych keys`: the key that wraps the data keys of all stored API keys: its versions, re-wrapping, retirement.
+"""`triptych keys`: one's own API keys of providers. A key goes in from a prompt or a pipe and never comes out.
 
-Run it where the secrets are: two identities of OpenBao's do this, and no service has either.
+What the operator does with the key that protects them all is in keks.py.
 """
 
-import asyncio
-import getpass
-import tomllib
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+import importlib
+from typing import Any
 
-import asyncpg
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.cli.stack.homes import Home
-from services.cli.up import home_option
-from services.kit import faults
-from services.kit.db import Database
-from services.kit.settings import SettingsInvalid
-from services.kit.vault import Vault, VaultRefused
-from services.providers import keks, rewraps
-from services.providers.keks import Standing
-from services.providers.settings import ProvidersSettings
+from services.cli import callers, names, secrets
+from services.cli.callers import json_option, limit_option
+from services.cli.choices import Moment
+from services.cli.links import Link, providing
+from triptych.providers.v1 import key_service_pb2 as pb
+from triptych.providers.v1.key_pb2 import Key, KeyState
+from triptych.providers.v1.key_service_pb2_grpc import KeyServiceStub
 
-OPERATOR, REWRAPPER = "providers-operator", "providers-rewrapper"
-CONNECTIONS = 3
-_errors = Console(stderr=True)
-Answer = TypeVar("Answer")
-_file = click.Path(path_type=Path, exists=True)
-config_option = click.option(
-    "--config", type=_file, help="Settings of the providers service; else those of the home (config/providers.toml)."
-)
-identity_option = click.option(
-    "--identity",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder with role-id and secret-id, as `triptych provision` writes them; else those of the home.",
-)
+OPERATOR = {
+    "status": ("services.cli.keks:status", "Operator: show the versions of the key that protects all keys."),
+    "rotate-kek": ("services.cli.keks:rotate_kek", "Operator: make a new version of it; then `rewrap`."),
+    "rewrap": ("services.cli.keks:rewrap", "Operator: move all data keys to the newest version."),
+    "retire": ("services.cli.keks:retire", "Operator: refuse older versions."),
+}
+"""Commands of another module, which is imported when one is called, and what --help says of them."""
+ALWAYS = ("use_count",)
 
 
-@dataclass(frozen=True)
-class Hands:
-    """What the commands work with."""
+class Keys(click.Group):
+    """Commands for everybody here, those for the operator elsewhere."""
 
-    db: Database
-    vault: Vault
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List all commands."""
+        return [*super().list_commands(ctx), *OPERATOR]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command of the operator's."""
+        if cmd_name not in OPERATOR:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = OPERATOR[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """Write what each does."""
+        own = [(name, command.get_short_help_str(90)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([*own, *((name, text) for name, (_, text) in OPERATOR.items())])
 
 
-@click.group()
+@click.group(cls=Keys)
 def keys() -> None:
-    """Rotate the key that protects stored API keys."""
+    """Your keys of AI providers; and, for the operator, the key that protects them all.
+
+    \b
+    triptych keys store house --label laptop         # asks for the key
+    triptych keys list
+    vault read -field=key … | triptych keys rotate laptop --key-stdin
+    """  # noqa: D301 - click's mark
 
 
 @keys.command()
-@home_option
-@config_option
-@identity_option
-def status(home: Path, config: Path | None, identity: Path | None) -> None:
-    """Show the versions of the key and how many data keys each of them wraps."""
-    _show(_run(home, config, identity, OPERATOR, lambda hands: keks.stand(hands.db, hands.vault)))
+@click.argument("provider")
+@click.option("--label", default="default", show_default=True, help="Your name for it.")
+@click.option(
+    "--expires", type=Moment(), metavar="TIME", help="When it shall end: 2026-12-31, or a moment; else never."
+)
+@click.option("--platform", is_flag=True, help="Store it for everybody in the tenant (admins).")
+@secrets.guarded
+@json_option
+@providing
+def store(
+    link: Link, *, provider: str, label: str, expires: Timestamp | None, platform: bool, piped: bool, as_json: bool
+) -> None:
+    """Store a key for PROVIDER, by name or id, once the provider has shown that it takes it.
 
-
-@keys.command("rotate-kek")
-@home_option
-@config_option
-@identity_option
-def rotate_kek(home: Path, config: Path | None, identity: Path | None) -> None:
-    """Make a new version of the key; then `triptych keys rewrap`."""
-    standing = _run(
-        home, config, identity, OPERATOR, lambda hands: keks.rotate(hands.db, hands.vault, by=getpass.getuser())
+    \b
+    triptych keys store house --label laptop --expires 2026-12-31
+    pass show house | triptych keys store house --key-stdin
+    """  # noqa: D301 - click's mark
+    found = names.provider(link, provider)
+    request = pb.StoreKeyRequest(
+        provider_id=found.id, label=label, api_key=secrets.key(piped=piped), expire_time=expires, platform=platform
     )
-    _show(standing)
-    if standing.older:
-        click.echo(f"next: `triptych keys rewrap` moves {standing.older} data keys to version {standing.newest}")
+    callers.show(link.call(KeyServiceStub, "StoreKey", request).key, as_json=as_json, always=ALWAYS)
+
+
+@keys.command("list")
+@click.option("--all", "ended", is_flag=True, help="Those that were revoked or have expired too.")
+@limit_option
+@json_option
+@providing
+def list_keys(link: Link, *, ended: bool, limit: int, as_json: bool) -> None:
+    """List your keys, as an admin the tenant's, newest first."""
+    found = link.listed(KeyServiceStub, "ListKeys", pb.ListKeysRequest(), limit if ended else names.MOST)
+    live = found if ended else _first((key for key in found if key.state not in names.ENDED), limit)
+    called = {} if as_json else {item.id: item.name for item in names.providers(link, archived=True)}
+    columns = {
+        "label": None,
+        "provider": lambda key: called.get(key.provider_id, key.provider_id),
+        "key": _shown,
+        "state": None,
+        "use_count": None,
+        "last_use_time": None,
+        "expire_time": None,
+        "owner": None,
+        "id": None,
+    }
+    callers.table(live, columns, as_json=as_json)
 
 
 @keys.command()
-@home_option
-@config_option
-@identity_option
-def rewrap(home: Path, config: Path | None, identity: Path | None) -> None:
-    """Move all data keys to the newest version, while the service serves.
+@click.argument("key")
+@json_option
+@providing
+def show(link: Link, *, key: str, as_json: bool) -> None:
+    """Show one key, by label or id: all of it but the key itself."""
+    callers.show(names.key(link, key), as_json=as_json, always=ALWAYS)
 
-    It may be interrupted at any time and goes on where it was when it is called again.
+
+@keys.command()
+@click.argument("key")
+@secrets.guarded
+@json_option
+@providing
+def rotate(link: Link, *, key: str, piped: bool, as_json: bool) -> None:
+    """Put a new value in the place of KEY, by label or id; the old one opens for 24 hours more.
+
+    One that has leaked must not have that time: `triptych keys revoke`, then `triptych keys store`.
     """
-    report = _run(home, config, identity, REWRAPPER, _rewrap)
-    click.echo(f"{report.stored} data keys are now wrapped by version {report.version}")
-    if skipped := report.seen - report.stored - len(report.failed):
-        click.echo(f"{skipped} were revoked or moved by another run meanwhile")
-    if report.failed:
-        some = ", ".join(report.failed[:10])
-        raise click.ClickException(
-            f"{len(report.failed)} do not open, and keep older versions in use: have these keys revoked: {some}"
-        )
+    now = names.key(link, key)
+    request = pb.RotateKeyRequest(key_id=now.id, api_key=secrets.key(piped=piped), etag=now.etag)
+    answer = link.call(KeyServiceStub, "RotateKey", request)
+    callers.show(answer.key, as_json=as_json, always=ALWAYS)
+    if not as_json:
+        until = callers.moment(answer.previous.expire_time)
+        click.echo(f"the one before, {answer.previous.id}, is {_state(answer.previous)} and ends at {until}", err=True)
 
 
 @keys.command()
-@home_option
-@config_option
-@identity_option
-@click.option("--destroy", is_flag=True, help="Destroy the older versions as well; backups that need them are lost.")
-def retire(home: Path, config: Path | None, identity: Path | None, destroy: bool) -> None:
-    """Refuse older versions, once nothing is wrapped by them and a day has passed."""
-    if destroy:
-        click.confirm(
-            "What only an older backup holds will be unreadable for good. Destroy older versions?", abort=True
-        )
-    _show(
-        _run(
-            home,
-            config,
-            identity,
-            OPERATOR,
-            lambda hands: keks.retire(hands.db, hands.vault, by=getpass.getuser(), destroy=destroy),
-        )
-    )
+@click.argument("key")
+@json_option
+@providing
+def validate(link: Link, *, key: str, as_json: bool) -> None:
+    """Ask the provider now whether it still takes KEY, by label or id."""
+    request = pb.ValidateKeyRequest(key_id=names.key(link, key).id)
+    callers.show(link.call(KeyServiceStub, "ValidateKey", request).key, as_json=as_json, always=ALWAYS)
 
 
-async def _rewrap(hands: Hands) -> rewraps.Report:
-    columns = (TextColumn("re-wrapped"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_errors, disable=not _errors.is_terminal) as bar:
-        task = bar.add_task("rewrap", total=None)
-        report = await rewraps.run(
-            hands.db, hands.vault, lambda now: bar.update(task, completed=now.seen, total=now.total)
-        )
-    await keks.record(
-        hands.db,
-        "providers.kek.rewrap",
-        by=getpass.getuser(),
-        version=report.version,
-        stored=report.stored,
-        failed=len(report.failed),
-    )
-    return report
+@keys.command()
+@click.argument("key")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@providing
+def revoke(link: Link, *, key: str, yes: bool, as_json: bool) -> None:
+    """End KEY, by label or id, at once and for good; what it was sealed with is destroyed."""
+    now = names.key(link, key)
+    if not yes:
+        click.confirm(f"Nothing can use {now.label} ({_shown(now)}) any more. Revoke it?", abort=True)
+    answer = link.call(KeyServiceStub, "RevokeKey", pb.RevokeKeyRequest(key_id=now.id))
+    callers.show(answer.key, as_json=as_json, always=ALWAYS)
+    _warn_of_previous(link, answer.key.replaces_key_id)
 
 
-def _show(standing: Standing) -> None:
-    for version in sorted({standing.newest, *standing.keys}):
-        mark = "  newest" if version == standing.newest else ""
-        click.echo(f"version {version}: {standing.keys.get(version, 0)} data keys{mark}")
-    click.echo(f"versions from {standing.oldest_accepted} on are accepted")
+def _warn_of_previous(link: Link, key_id: str) -> None:
+    """Say that the key before is used again: its 24 hours are not over, and nothing else is there now."""
+    if not key_id:
+        return
+    found = link.call(KeyServiceStub, "GetKey", pb.GetKeyRequest(key_id=key_id)).key
+    if found.state == KeyState.KEY_STATE_ROTATING:
+        until = callers.moment(found.expire_time)
+        click.echo(f"the one before is used until {until}; to end that: `triptych keys revoke {found.id}`", err=True)
 
 
-def _run(
-    home: Path, config: Path | None, identity: Path | None, name: str, act: Callable[[Hands], Awaitable[Answer]]
-) -> Answer:
-    """Do it as one of the two identities, and say in plain words what went wrong."""
-
-    async def run() -> Answer:
-        async with _hands(home, config, identity, name) as hands:
-            return await act(hands)
-
-    work: Coroutine[Any, Any, Answer] = run()
-    try:
-        return asyncio.run(work)
-    except faults.Fault as fault:
-        raise click.ClickException(f"{fault.text} ({fault.reason})") from None
-    except VaultRefused as refusal:
-        raise click.ClickException(
-            f"OpenBao refused {refusal}: the identity {name} and its policy are needed"
-        ) from None
-    except keks.TooEarly as problem:
-        raise click.ClickException(str(problem)) from None
-    except (OSError, SettingsInvalid, tomllib.TOMLDecodeError, asyncpg.PostgresError) as problem:
-        raise click.ClickException(f"the settings, secrets or database cannot be read: {problem}") from None
+def _first(found: Any, limit: int) -> Any:
+    return (key for key, _ in zip(found, range(limit), strict=False))
 
 
-@asynccontextmanager
-async def _hands(home: Path, config: Path | None, identity: Path | None, name: str) -> Any:
-    settings = _settings(home, config)
-    secrets = Home(home).path / "secrets"
-    files = (
-        (secrets / f"approle-{name}.role", secrets / f"approle-{name}.secret")
-        if identity is None
-        else (identity / "role-id", identity / "secret-id")
-    )
-    vault = Vault(replace(settings, vault_role_id_file=files[0], vault_secret_id_file=files[1]))
-    db = await Database.connect(settings, size=CONNECTIONS)
-    try:
-        yield Hands(db, vault)
-    finally:
-        await db.close()
-        vault.close()
+def _shown(key: Key) -> str:
+    return f"{key.prefix}…{key.last_four}"
 
 
-def _settings(home: Path, config: Path | None) -> ProvidersSettings:
-    file = config or Home(home).path / "config" / "providers.toml"
-    if not file.is_file():
-        raise click.ClickException(f"{file} does not exist: start the stack once with `triptych up`, or give --config")
-    return ProvidersSettings.load({"TRIPTYCH_CONFIG": str(file)})
+def _state(key: Key) -> str:
+    return KeyState.Name(key.state).removeprefix("KEY_STATE_").lower()

@@ -30,9 +30,12 @@ COMMANDS: Final = {
     "password": "services.cli.security:password",
     "reauthenticate": "services.cli.security:reauthenticate",
     "security-events": "services.cli.security:security_events",
+    "providers": "services.cli.providers:providers",
+    "keys": "services.cli.keys:keys",
+    "models": "services.cli.models:models",
+    "budgets": "services.cli.budgets:budgets",
     "usage": "services.cli.usage:usage",
     "audit": "services.cli.audit:audit",
-    "keys": "services.cli.keys:keys",
 }
 # Shown by --help without importing the command.
 SUMMARIES: Final = {
@@ -60,7 +63,10 @@ SUMMARIES: Final = {
     "password": "Change your password, or get a new one.",
     "reauthenticate": "Show again who you are; it counts for five minutes.",
     "security-events": "Who tried what from where.",
-    "keys": "Rotate the key that protects stored API keys, and re-wrap what it protects.",
+    "providers": "AI providers: the catalogue, prices, how well they do.",
+    "keys": "Your keys of AI providers; for the operator, the key that protects them all.",
+    "models": "Ask a model, at once or as it writes.",
+    "budgets": "What you, others and the tenant may use, and warnings.",
     "usage": "What AI was used and what it cost: tables, CSV, charts.",
     "audit": "Export the audit log, and verify it with or without a server.",
 }

@@ -7,6 +7,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.cli import callers
 from services.cli.callers import json_option, limit_option
+from services.cli.names import Person
 from triptych.auth.v1 import (
     invitation_service_pb2 as invitation_pb,
     member_service_pb2 as member_pb,
@@ -50,7 +51,7 @@ def list_users(query: str, role_name: str | None, active: bool | None, limit: in
 
 
 @users.command("show")
-@click.argument("user_id", required=False, default="")
+@click.argument("user_id", type=Person(), required=False, default="")
 @json_option
 def show_user(user_id: str, as_json: bool) -> None:
     """Show one person; without an id yourself."""
@@ -61,7 +62,7 @@ def show_user(user_id: str, as_json: bool) -> None:
 
 def _account(verb: str, help_text: str) -> None:
     @users.command(verb, help=help_text)
-    @click.argument("user_id")
+    @click.argument("user_id", type=Person())
     @reason_option
     @json_option
     def command(user_id: str, reason: str, as_json: bool) -> None:
@@ -76,7 +77,7 @@ _account("unlock", "End the lock of a person's address and second factor.")
 
 
 @users.command("delete")
-@click.argument("user_id", required=False, default="")
+@click.argument("user_id", type=Person(), required=False, default="")
 @reason_option
 @click.confirmation_option(prompt="It cannot be undone. Delete the account?")
 def delete_user(user_id: str, reason: str) -> None:
@@ -106,7 +107,7 @@ def list_members(role_name: str | None, query: str, by_rank: bool, limit: int, a
 
 
 @members.command("set")
-@click.argument("user_id")
+@click.argument("user_id", type=Person())
 @click.option("--role", "role_name", type=_role, help="New role.")
 @click.option("--tier", type=click.IntRange(0, 8), help="New tier, 0 to 8.")
 @click.option("--rank", type=click.IntRange(0), help="New rank; 0: none.")
@@ -125,7 +126,7 @@ def set_member(user_id: str, as_json: bool, **given: Any) -> None:
 
 
 @members.command("remove")
-@click.argument("user_id")
+@click.argument("user_id", type=Person())
 @reason_option
 def remove_member(user_id: str, reason: str) -> None:
     """Take somebody out of the tenant; their account stays."""

@@ -7,6 +7,7 @@ import segno
 
 from services.cli import accounts, callers
 from services.cli.callers import json_option, limit_option
+from services.cli.names import Person
 from services.cli.up import home_option
 from triptych.auth.v1 import (
     auth_service_pb2 as auth_pb,
@@ -26,7 +27,7 @@ def sessions() -> None:
 
 
 @sessions.command("list")
-@click.option("--user", "user_id", default="", help="Somebody else's, as an admin.")
+@click.option("--user", "user_id", type=Person(), default="", help="Somebody else's, as an admin.")
 @limit_option
 @json_option
 def list_sessions(user_id: str, limit: int, as_json: bool) -> None:
@@ -46,10 +47,14 @@ def revoke_session(session_id: str) -> None:
 
 
 @sessions.command("revoke-all")
-@click.option("--user", "user_id", default="", help="Somebody else's, as an admin.")
+@click.option("--user", "user_id", type=Person(), default="", help="Somebody else's, as an admin.")
 @click.option("--keep-current", is_flag=True, help="All but the one that this command uses.")
-def revoke_all(user_id: str, keep_current: bool) -> None:
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def revoke_all(user_id: str, keep_current: bool, yes: bool) -> None:
     """End all sessions in this tenant."""
+    if not yes:
+        whose = "All your sessions" if not user_id else "All sessions of this person"
+        click.confirm(f"{whose} end{', but this one' if keep_current else ''}. Go on?", abort=True)
     request = session_pb.RevokeAllSessionsRequest(user_id=user_id, keep_current=keep_current)
     click.echo(f"{callers.call(SessionServiceStub, 'RevokeAllSessions', request).revoked} revoked")
 
@@ -145,7 +150,7 @@ def reset_password(code: str, **where: Any) -> None:
 
 @click.command("security-events")
 @click.option("--action", default="", help="Only this action; `auth.session.*` for all that begin so.")
-@click.option("--user", "user_id", default="", help="Only this person's.")
+@click.option("--user", "user_id", type=Person(), default="", help="Only this person's.")
 @limit_option
 @json_option
 def security_events(action: str, user_id: str, limit: int, as_json: bool) -> None:

@@ -3,24 +3,18 @@
 The chart needs matplotlib, which comes with the extra `charts`; everything else does without.
 """
 
-import asyncio
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
-import grpc
 
-from services.cli import accounts
-from services.cli.stack import topology
-from services.cli.stack.homes import Home
-from services.cli.up import home_option
-from services.kit import faults
+from services.cli.callers import json_option
+from services.cli.links import Link, providing
 from triptych.providers.v1 import usage_pb2, usage_service_pb2 as pb
 from triptych.providers.v1.usage_service_pb2_grpc import UsageServiceStub
 
@@ -33,52 +27,8 @@ GROUPINGS = {
 SERIES = ("model", "owner", "operation")
 MOST_SERIES = 9
 """Lines of a chart; the rest are added up."""
-SECONDS, EXPORT_SECONDS = 30, 600
-PAGE = 200
-Call = Callable[[UsageServiceStub], Any]
-
-
-class Connection:
-    """The usage service of one installation, as who is logged in."""
-
-    def __init__(self, home: Path, address: str | None) -> None:
-        if address is None:
-            ports = Home(home).recall("ports.json")
-            port = ports.get("providers.plaintext", topology.read().service("providers").plaintext)
-            address = f"127.0.0.1:{port}"
-        if address.rpartition(":")[0] not in accounts.LOOPBACK:
-            raise click.ClickException(f"{address} is not on this machine: forward its port and use 127.0.0.1")
-        self.address = address
-        self.metadata = (("authorization", f"Bearer {accounts.kept()['access_token']}"),)
-
-    def totals(self, groupings: list[str], start: str, end: str) -> Iterator[usage_pb2.UsageTotal]:
-        """Give all totals, page after page."""
-        request = pb.ListUsageTotalsRequest(
-            group_by=[GROUPINGS[name] for name in groupings], start_date=start, end_date=end, page_size=PAGE
-        )
-        while True:
-            answer = asyncio.run(self._one(request))
-            yield from answer.usage_totals
-            if not answer.next_page_token:
-                return
-            request.page_token = answer.next_page_token
-
-    def export(self, start: str, end: str, write: Callable[[str], object]) -> None:
-        """Write the ledger."""
-        asyncio.run(self._export(pb.ExportUsageRequest(start_date=start, end_date=end), write))
-
-    async def _one(self, request: pb.ListUsageTotalsRequest) -> pb.ListUsageTotalsResponse:
-        with _told(self.address):
-            async with grpc.aio.insecure_channel(self.address) as channel:
-                stub: Any = UsageServiceStub(channel)
-                return await stub.ListUsageTotals(request, metadata=self.metadata, timeout=SECONDS)  # type: ignore[no-any-return]
-
-    async def _export(self, request: pb.ExportUsageRequest, write: Callable[[str], object]) -> None:
-        with _told(self.address):
-            async with grpc.aio.insecure_channel(self.address) as channel:
-                stub: Any = UsageServiceStub(channel)
-                async for message in stub.ExportUsage(request, metadata=self.metadata, timeout=EXPORT_SECONDS):
-                    write(message.chunk)
+EXPORT_SECONDS = 600
+MOST = 1_000_000
 
 
 @click.group()
@@ -86,27 +36,21 @@ def usage() -> None:
     """What AI was used, and what it cost."""
 
 
-_address = click.option(
-    "--address", metavar="HOST:PORT", help="Plaintext port of the providers service, on loopback; else the home's."
-)
 _from = click.option("--from", "start", metavar="YYYY-MM-DD", help="First day; 30 days ago unless given.")
 _to = click.option("--to", "end", metavar="YYYY-MM-DD", help="Last day; today unless given.")
 
 
 @usage.command()
-@home_option
-@_address
 @_from
 @_to
 @click.option("--by", "groupings", type=click.Choice(list(GROUPINGS)), multiple=True, help="What to add up by.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
-def report(  # noqa: PLR0917 - click gives each option
-    home: Path, address: str | None, start: str | None, end: str | None, groupings: tuple[str, ...], as_json: bool
-) -> None:
+@json_option
+@providing
+def report(link: Link, *, start: str | None, end: str | None, groupings: tuple[str, ...], as_json: bool) -> None:
     """Print usage added up by day, model, owner or operation; by day and model unless told otherwise."""
     chosen = list(dict.fromkeys(groupings)) or ["day", "model"]
     first, last = _span(start, end)
-    rows = [_row(total, chosen) for total in Connection(home, address).totals(chosen, first, last)]
+    rows = [_row(total, chosen) for total in _totals(link, chosen, first, last)]
     if as_json:
         for row in rows:
             click.echo(json.dumps(row))
@@ -120,36 +64,34 @@ def report(  # noqa: PLR0917 - click gives each option
 
 
 @usage.command()
-@home_option
-@_address
 @_from
 @_to
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def export(home: Path, address: str | None, start: str | None, end: str | None, file: Path) -> None:
+@providing
+def export(link: Link, *, start: str | None, end: str | None, file: Path) -> None:
     """Write the ledger to FILE as CSV."""
-    connection, (first, last) = Connection(home, address), _span(start, end)
+    first, last = _span(start, end)
+    request = pb.ExportUsageRequest(start_date=first, end_date=last)
     draft = file.with_name(f"{file.name}.part")
     with draft.open("w", encoding="utf-8", newline="") as out:
-        connection.export(first, last, out.write)
+        for message in link.stream(UsageServiceStub, "ExportUsage", request, seconds=EXPORT_SECONDS):
+            out.write(message.chunk)
     draft.replace(file)
     click.echo(f"{file}: from {first} to {last}")
 
 
 @usage.command()
-@home_option
-@_address
 @_from
 @_to
 @click.option("--by", type=click.Choice(SERIES), default="model", show_default=True, help="What each colour is.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def chart(  # noqa: PLR0917 - click gives each option
-    home: Path, address: str | None, start: str | None, end: str | None, by: str, file: Path
-) -> None:
+@providing
+def chart(link: Link, *, start: str | None, end: str | None, by: str, file: Path) -> None:
     """Draw the cost of each day to FILE (PNG)."""
     _require_matplotlib()
     first, last = _span(start, end)
     costs: dict[str, dict[str, Decimal]] = {}
-    for total in Connection(home, address).totals(["day", by], first, last):
+    for total in _totals(link, ["day", by], first, last):
         row = _row(total, [by])
         days = costs.setdefault(str(row[by]), {})
         days[total.date] = days.get(total.date, Decimal(0)) + Decimal(total.cost_usd or "0")
@@ -197,6 +139,14 @@ def _require_matplotlib() -> None:
         raise click.ClickException("charts need matplotlib: pip install 'triptych[charts]'")
 
 
+def _totals(link: Link, groupings: list[str], start: str, end: str) -> Iterator[usage_pb2.UsageTotal]:
+    """Give all totals, page after page."""
+    request = pb.ListUsageTotalsRequest(
+        group_by=[GROUPINGS[name] for name in groupings], start_date=start, end_date=end
+    )
+    return link.listed(UsageServiceStub, "ListUsageTotals", request, MOST)
+
+
 def _row(total: usage_pb2.UsageTotal, groupings: list[str]) -> dict[str, Any]:
     names = {
         "day": total.date,
@@ -222,13 +172,3 @@ def _span(start: str | None, end: str | None) -> tuple[str, str]:
     if not timedelta(0) <= last - first <= timedelta(days=3660):
         raise click.ClickException("the first day must come before the last, by ten years at most")
     return first.isoformat(), last.isoformat()
-
-
-@contextmanager
-def _told(address: str) -> Iterator[None]:
-    """Say in the service's own words what went wrong."""
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        fault = faults.from_error(error, service=f"the providers service at {address}")
-        raise click.ClickException(f"{fault.text} ({fault.reason})") from None

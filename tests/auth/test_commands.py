@@ -132,7 +132,7 @@ async def test_sessions_and_security_events_are_listed(user: Somebody) -> None:
     listed = (await good("sessions", "list")).output
     assert "triptych command line" in listed
     assert "auth.session.create" in (await good("security-events", "--action", "auth.session.*")).output
-    assert "revoked" in (await good("sessions", "revoke-all", "--keep-current")).output
+    assert "revoked" in (await good("sessions", "revoke-all", "--keep-current", "--yes")).output
     assert user.email in (await good("whoami")).output
 
 

@@ -1,12 +1,13 @@
 """A small server that speaks OpenAI's wire format on loopback: the provider of the demonstration and of tests.
 
-It knows /v1/models and /v1/chat/completions, takes any key with its prefix, and refuses the others as OpenAI does.
-Run it alone: python -m services.cli.demo.openai_server --port 8001
+It knows /v1/models and /v1/chat/completions, whole and streamed, takes any key with its prefix, and refuses the others
+as OpenAI does. Run it alone: python -m services.cli.demo.openai_server --port 8001
 """
 
 import argparse
 import asyncio
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -38,6 +39,8 @@ class Answer:
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
+    events: tuple[bytes, ...] = ()
+    """What comes after the body, a piece at a time."""
 
     @classmethod
     def of(cls, value: Any, *, status: int = 200) -> Self:
@@ -54,8 +57,9 @@ class Answer:
 class OpenAIServer:
     """One server; `async with OpenAIServer() as server: server.url`."""
 
-    def __init__(self, *, port: int = 0, prefix: str = PREFIX) -> None:
+    def __init__(self, *, port: int = 0, prefix: str = PREFIX, pause: float = 0) -> None:
         self.prefix = prefix
+        self._pause = pause
         self._port = port
         self._server: asyncio.Server
 
@@ -88,6 +92,10 @@ class OpenAIServer:
             request = await _read(reader)
             answer = await self.answer(request) if request else Answer.error(400, "This is no request.")
             writer.write(_bytes(answer))
+            for event in answer.events:
+                await writer.drain()
+                await asyncio.sleep(self._pause)
+                writer.write(event)
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             return  # the client went away
@@ -110,7 +118,9 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
 
 
 def _bytes(answer: Answer) -> bytes:
-    headers = {"content-type": "application/json", "content-length": str(len(answer.body)), "connection": "close"}
+    headers = {"content-type": "application/json", "connection": "close"}
+    if not answer.events:  # a stream ends when the connection does
+        headers["content-length"] = str(len(answer.body))
     lines = [f"{name}: {value}" for name, value in (headers | answer.headers).items()]
     first = f"HTTP/1.1 {answer.status} {REASONS.get(answer.status, 'Answer')}"
     return "\r\n".join([first, *lines, "", ""]).encode() + answer.body
@@ -124,20 +134,28 @@ def _complete(request: Request) -> Answer:
         model = str(body["model"])
     except (ValueError, TypeError, KeyError):
         return Answer.error(400, "We could not parse the JSON body of your request.")
-    if body.get("stream"):
-        return Answer.error(400, "This server does not stream.")
     content = f"I read {words} words."
     used = len(content.split())
-    return Answer.of(
-        {
-            "id": "chatcmpl-demo",
-            "object": "chat.completion",
-            "created": 1,
-            "model": model,
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": words, "completion_tokens": used, "total_tokens": words + used},
-        }
-    )
+    usage = {"prompt_tokens": words, "completion_tokens": used, "total_tokens": words + used}
+    if body.get("stream"):
+        return _stream(model, content, usage)
+    message = {"role": "assistant", "content": content}
+    return Answer.of(_part(model, "chat.completion", usage, message=message, finish_reason="stop"))
+
+
+def _stream(model: str, content: str, usage: dict[str, int]) -> Answer:
+    """Give the words one by one as server-sent events, and what they came to."""
+    kind, words = "chat.completion.chunk", re.findall(r"\s*\S+", content)
+    parts = [_part(model, kind, None, delta={"content": word}, finish_reason=None) for word in words]
+    parts.append(_part(model, kind, None, delta={}, finish_reason="stop"))
+    parts.append({**_part(model, kind, usage), "choices": []})
+    events = [f"data: {json.dumps(part)}\n\n".encode() for part in parts]
+    return Answer(200, b"", {"content-type": "text/event-stream"}, (*events, b"data: [DONE]\n\n"))
+
+
+def _part(model: str, kind: str, usage: dict[str, int] | None, **choice: Any) -> dict[str, Any]:
+    names = {"id": "chatcmpl-demo", "object": kind, "created": 1, "model": model}
+    return {**names, "choices": [{"index": 0, **choice}], "usage": usage}
 
 
 async def serve(server: OpenAIServer) -> None:
@@ -152,9 +170,10 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="A small server that speaks OpenAI's wire format on loopback.")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--key-prefix", default=PREFIX, help="what an accepted key begins with")
+    parser.add_argument("--pause", type=float, default=0, help="seconds between the words of a stream")
     return parser
 
 
 if __name__ == "__main__":
     given = arguments().parse_args()
-    asyncio.run(serve(OpenAIServer(port=given.port, prefix=given.key_prefix)))
+    asyncio.run(serve(OpenAIServer(port=given.port, prefix=given.key_prefix, pause=given.pause)))
