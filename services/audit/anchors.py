@@ -6,28 +6,22 @@ the database is held against what the witness has seen; where it is behind or di
 
 import asyncio
 import base64
-import hashlib
-import uuid
 from dataclasses import dataclass
 
 import structlog
 
-from services.audit import checkpoints, heads, logs, merkle, tiles
+from services.audit import breaks, checkpoints, heads, merkle, overrides, tiles
+from services.audit.breaks import AnchorBroken
 from services.audit.envelopes import SUPER_TENANT
 from services.audit.heads import Listed
 from services.audit.signers import Signer
 from services.audit.verifier import Bad, Checkpoint, Cosignature, extends
-from services.audit.witnesses import Cosigned, Overtaken, Refused, Witness, epoch
-from services.kit.access import SYSTEM_TENANT
+from services.audit.witnesses import Cosigned, Overtaken, Refused, Witness
 from services.kit.db import Database, Row, Transaction
 from triptych.audit.v1 import event_pb2
 
-OVERRIDDEN = "audit.witness.override"
 TRIES = 5
 """How often a process asks the witness again when others were faster."""
-SHOWN = 20
-"""Logs that a refusal to start names."""
-_NAMESPACE = uuid.UUID("6f4a1e0e-52f0-5c5e-9f3b-0f2f6f1f7a11")
 _COSIGNED = """
     SELECT witness, public_key, signature, cosign_time FROM cosignatures
     WHERE tenant_id = $1 AND size = $2 ORDER BY witness
@@ -37,10 +31,6 @@ _COSIGN = """
     VALUES ($1, $2, $3, $4, $5, to_timestamp($6)) ON CONFLICT DO NOTHING
 """
 _log = structlog.get_logger()
-
-
-class AnchorBroken(Exception):
-    """The database is not what was witnessed; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +52,27 @@ class Anchor:
         self._said = ""
 
     async def check(self, accepted: str) -> None:
-        """Hold the database against what was witnessed; AnchorBroken unless it holds or somebody accepted."""
-        cosigned = await self._remembered()
-        if cosigned is not None:
-            self._signer.epoch = epoch(cosigned.checkpoint.log_id)
-        async with self._db.begin(tenant=SUPER_TENANT) as tx:
-            broken = await _broken(tx, cosigned)
-        async with self._db.begin(tenant=SYSTEM_TENANT) as tx:
-            behind = await tx.connection.fetch("SELECT tenant_id, size, listed FROM logs_behind() ORDER BY 1")
-        if not broken and not behind:
-            return
-        token = _token(cosigned if broken else None, behind)
-        problem = "; ".join([*([broken] if broken else []), *(_text(row) for row in behind[:SHOWN])])
-        if accepted != token:
-            raise AnchorBroken(
-                f"the database is not what was witnessed: {problem}. Entries were removed, or an older backup was"
-                " restored: restore the newest. To go on with what is there, start with the setting"
-                f" accept_broken_anchor = {token}; that is recorded in the system's log"
-            )
-        if cosigned is not None and broken:
-            self._signer.epoch += 1
-        await self._record(token, problem, cosigned)
-        await self._signer.sign_news()
-        await self.go_round()
+        """Hold the database against what was witnessed; AnchorBroken unless it holds or somebody accepted just this."""
+        seen = await self._remembered()
+        found = await breaks.compare(self._db, seen)
+        if found is not None:
+            if accepted != found.token:
+                raise AnchorBroken(
+                    f"the database is not what was witnessed: {found.problem}. Entries were removed, or an older backup"
+                    " was restored: restore the newest. To go on with what is there, start with the setting"
+                    f" accept_broken_anchor = {found.token}; that is recorded in the system's log"
+                )
+            await breaks.accept(self._db, found, seen, self._name)
+        await breaks.tell(self._db)
+        if found is not None or await breaks.unwitnessed(self._db, seen):
+            await self._signer.sign_news()
+            try:
+                await self.go_round()
+            except OSError as error:
+                raise AnchorBroken(
+                    f"the witness cannot be asked: {error}. What was accepted is recorded, and not served before the"
+                    " witness has signed what follows: repair it and start again"
+                ) from None
 
     async def round(self) -> None:
         """List and sign what is new, and have the witness sign it; Bad when something does not hold."""
@@ -146,7 +134,7 @@ class Anchor:
         async with self._db.begin(tenant=SUPER_TENANT) as tx:
             newest = await checkpoints.newest(tx)
             ours = checkpoints.statement(newest) if newest is not None else None
-            if ours is not None and ours.log_id != self._signer.log_id(SUPER_TENANT):
+            if ours is not None and ours.log_id != (await overrides.newest(tx)).log_id:
                 return True  # of the super-log before an operator's decision; the next is of this one
             held = seen.checkpoint if seen is not None and _same_log(seen.checkpoint, ours) else None
             proof = await _proof(tx, held, ours)
@@ -176,43 +164,6 @@ class Anchor:
                 cosignature.seconds,
             )
 
-    async def _record(self, token: str, problem: str, cosigned: Cosigned | None) -> None:
-        """Write an operator's decision into the system's log, once however often the service starts with it."""
-        seen = cosigned.checkpoint if cosigned is not None else None
-        own = logs.Own(
-            event_id=str(uuid.uuid5(_NAMESPACE, token)),
-            entity="witness:super",
-            action=OVERRIDDEN,
-            payload={
-                "accepted": token,
-                "problem": problem,
-                "witness": self._name,
-                "witnessed_size": seen.size if seen is not None else 0,
-                "witnessed_root": seen.root.hex() if seen is not None else "",
-                "super_log": self._signer.log_id(SUPER_TENANT),
-            },
-        )
-        async with self._db.begin(tenant=SYSTEM_TENANT) as tx:
-            await logs.record(tx, own)
-        _log.warning("started against the witness, as the setting accept_broken_anchor says", problem=problem)
-
-
-async def _broken(tx: Transaction, seen: Cosigned | None) -> str:
-    """Say what of the super-log is not what the witness has seen; empty when all is."""
-    if seen is None:
-        return ""
-    head = await logs.head(tx)
-    size, held = head["size"] if head is not None else 0, seen.checkpoint
-    if size < held.size:
-        return f"the super-log has {size} heads, and the witness has signed {held.size}"
-    try:
-        root = await tiles.root(tx, held.size)
-    except merkle.TileMissing as missing:
-        return f"the super-log: {missing}"
-    return (
-        "" if root == held.root else f"the super-log does not begin with the {held.size} heads that the witness signed"
-    )
-
 
 async def _proof(tx: Transaction, held: Checkpoint | None, ours: Checkpoint | None) -> list[bytes]:
     """Give the proof that ours grew out of what the witness holds."""
@@ -229,17 +180,6 @@ async def _proof(tx: Transaction, held: Checkpoint | None, ours: Checkpoint | No
 
 def _same_log(seen: Checkpoint, ours: Checkpoint | None) -> bool:
     return ours is None or seen.log_id == ours.log_id
-
-
-def _text(row: Row) -> str:
-    return f"log {row['tenant_id']} has {row['size']} entries, and the super-log lists {row['listed']}"
-
-
-def _token(seen: Cosigned | None, behind: list[Row]) -> str:
-    """Name exactly this break: accepting it accepts no other."""
-    parts = [seen.checkpoint.note] if seen is not None else []
-    parts += [f"{row['tenant_id']} {row['listed']}" for row in behind]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _wire(row: Row) -> event_pb2.Cosignature:

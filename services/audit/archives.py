@@ -135,11 +135,11 @@ def lines(path: Path) -> Iterator[bytes]:
         compressed = raw.read(4) == zstandard.MAGIC_NUMBER.to_bytes(4, "little")
         raw.seek(0)
         if not compressed:
-            yield from raw
+            yield from verifier.read_lines(raw)
             return
         reader = zstandard.ZstdDecompressor(max_window_size=WINDOW).stream_reader(raw, read_across_frames=True)
         try:
-            yield from io.BufferedReader(reader, 2**20)
+            yield from verifier.read_lines(io.BufferedReader(reader, 2**20))
         except zstandard.ZstdError as error:
             raise Bad("tampered", f"the archive cannot be read: {error}") from None
 

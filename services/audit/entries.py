@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, Table, Text, Uuid, select
+from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, Table, Text, Uuid, func, select
 
 from services.audit import envelopes, manifests, openings
 from services.audit.envelopes import Envelope
@@ -19,6 +19,8 @@ from services.kit.faults import NotFound
 from services.kit.paging import Page
 from triptych.audit.v1 import event_pb2
 
+LARGEST_BATCH = 3_000_000
+"""Bytes of bodies after which a batch of `walk` ends; the last of it may have 33 KiB more."""
 LARGEST_PAGE = 1_500_000
 """Bytes of bodies and personal values on a page; each goes out twice, and clients take 4 MiB."""
 
@@ -60,13 +62,21 @@ _place = Statement(
         dedup.c.tenant_id == param("tenant_id"), dedup.c.event_id == param("event_id")
     )
 )
-_range = Statement(
+_window = (
     select(*table.c, dedup.c.seq.label("known_seq"))
     .outerjoin(dedup, (dedup.c.tenant_id == table.c.tenant_id) & (dedup.c.event_id == table.c.event_id))
     .where(_mine, table.c.seq >= param("begin"), table.c.seq < param("end"))
     .order_by(table.c.seq)
     .limit(param("most"))
+    .subquery()
 )
+# Bodies have 650 bytes and may have 33 KiB: a batch ends after so many rows, or so many bytes.
+_bytes = func.octet_length(_window.c.body)
+_weighed = select(
+    _window,
+    (func.sum(_bytes).over(order_by=_window.c.seq) - _bytes).label("before"),
+).subquery()
+_range = Statement(select(_weighed).where(_weighed.c.before < param("bytes", BigInteger)).order_by(_weighed.c.seq))
 # COPY is refused on tables under row-level security, so the rows come as one array per column.
 _INSERT = """
     WITH given AS (
@@ -171,7 +181,7 @@ async def walk(
 
     async def fetch(begin: int) -> list[Row]:
         async with db.begin(tenant=tenant) as tx:
-            return await tx.all(_range, tenant_id=tx.tenant_id, begin=begin, end=end, most=most)
+            return await tx.all(_range, tenant_id=tx.tenant_id, begin=begin, end=end, most=most, bytes=LARGEST_BATCH)
 
     try:
         rows = await fetch(begin) if begin < end else []

@@ -1,91 +1,48 @@
-"""Guards: what protects the log inside the database, read from its catalogs and hashed.
+"""Guards: what protects the log inside the database, looked at and hashed, and what became of it in between.
 
-Owners, grants, policies, triggers, columns, constraints and functions of the schema, the event triggers, the powers of
-its roles. Every change goes into the system's log, and what must be there and is not is named. Who disables a guard and
-enables it again between two looks is not seen here; what they did meanwhile shows in the entries.
+Every change of the lines that `facts` reads goes into the system's log, and so does what the event triggers of
+guards.sql noted since the last look, also when it was put back. What must be there and is not is named. A superuser who
+turns the event triggers off leaves nothing there; what they did meanwhile shows in the entries.
 """
 
 import asyncio
 import hashlib
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
-from services.audit import logs
+from services.audit import facts, logs
 from services.audit.signers import FAILURES
 from services.kit.access import SYSTEM_TENANT
-from services.kit.db import Database, Transaction
+from services.kit.db import Database, Row, Transaction
 
 CHANGED = "audit.guard.change"
 SHOWN = 40
-"""Facts of each kind that an event quotes; all are in guard_states."""
+"""Lines of each kind that an event quotes; all facts are in guard_states, all changes in triptych_guards.changes."""
 LONGEST = 300
+ROOM = 7000
+"""Bytes that the quoted lines of a kind may take: three kinds must fit into a payload, whatever their names are."""
 _NAMESPACE = uuid.UUID("c0a0d6a4-1d0e-5b0b-8c55-5f6f5a5f2b17")
-_FACTS = """
-WITH relations AS (
-    SELECT c.* FROM pg_class c
-    WHERE c.relnamespace = 'audits'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S')),
-roles AS (SELECT * FROM pg_roles WHERE rolname LIKE 'triptych\\_audits\\_%' OR rolname = 'triptych_migrator')
-SELECT 'schema audits: owner ' || pg_get_userbyid(nspowner) || ', grants '
-    || coalesce((SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM unnest(nspacl) a), '-') AS fact
-FROM pg_namespace WHERE nspname = 'audits'
-UNION ALL
-SELECT 'table ' || relname || ': kind ' || relkind::text || ', owner ' || pg_get_userbyid(relowner) || ', row security '
-    || relrowsecurity || ', forced ' || relforcerowsecurity || ', partition '
-    || coalesce(pg_get_expr(relpartbound, oid), '-') || ', options ' || coalesce(array_to_string(reloptions, ' '), '-')
-    || ', grants ' || coalesce((SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM unnest(relacl) a), '-')
-FROM relations
-UNION ALL
-SELECT 'column ' || r.relname || '.' || attname || ': ' || format_type(atttypid, atttypmod) || ', not null '
-    || attnotnull || ', generated ' || CASE attgenerated WHEN '' THEN '-' ELSE attgenerated::text || ' '
-        || pg_get_expr(d.adbin, d.adrelid) END
-    || ', grants ' || coalesce((SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM unnest(attacl) a), '-')
-FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid AND attnum > 0 AND NOT attisdropped
-LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum WHERE r.relkind IN ('r', 'p')
-UNION ALL
-SELECT 'constraint ' || r.relname || '.' || conname || ': ' || pg_get_constraintdef(k.oid)
-    || CASE WHEN convalidated THEN '' ELSE ' not valid' END
-FROM relations r JOIN pg_constraint k ON k.conrelid = r.oid
-UNION ALL
-SELECT 'index ' || pg_get_indexdef(i.indexrelid) || ', valid ' || indisvalid
-FROM relations r JOIN pg_index i ON i.indrelid = r.oid
-UNION ALL
-SELECT 'trigger ' || r.relname || '.' || tgname || ': enabled ' || tgenabled::text || ', ' || pg_get_triggerdef(t.oid)
-FROM relations r JOIN pg_trigger t ON t.tgrelid = r.oid AND NOT tgisinternal
-UNION ALL
-SELECT 'policy ' || r.relname || '.' || polname || ': for ' || polcmd::text || ', permissive ' || polpermissive
-    || ', to ' || (SELECT string_agg(CASE o WHEN 0 THEN 'public' ELSE pg_get_userbyid(o) END, ' ' ORDER BY o)
-        FROM unnest(polroles) o)
-    || ', using ' || coalesce(pg_get_expr(polqual, polrelid), '-')
-    || ', check ' || coalesce(pg_get_expr(polwithcheck, polrelid), '-')
-FROM relations r JOIN pg_policy p ON p.polrelid = r.oid
-UNION ALL
-SELECT 'rule ' || r.relname || '.' || rulename || ': ' || pg_get_ruledef(w.oid)
-FROM relations r JOIN pg_rewrite w ON w.ev_class = r.oid
-UNION ALL
-SELECT 'function ' || p.oid::regprocedure || ': owner ' || pg_get_userbyid(proowner) || ', definer ' || prosecdef
-    || ', settings ' || coalesce(array_to_string(proconfig, ' '), '-') || ', source '
-    || encode(sha256(convert_to(prosrc, 'UTF8')), 'hex')
-    || ', grants ' || coalesce((SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM unnest(proacl) a), '-')
-FROM pg_proc p WHERE pronamespace = 'audits'::regnamespace
-UNION ALL
-SELECT 'event trigger ' || evtname || ': enabled ' || evtenabled::text || ', on ' || evtevent || ', owner '
-    || pg_get_userbyid(evtowner) || ', runs ' || evtfoid::regprocedure || ', source '
-    || (SELECT encode(sha256(convert_to(prosrc, 'UTF8')), 'hex') FROM pg_proc WHERE oid = evtfoid)
-FROM pg_event_trigger
-UNION ALL
-SELECT 'role ' || rolname || ': superuser ' || rolsuper || ', login ' || rolcanlogin || ', passes row security '
-    || rolbypassrls || ', creates roles ' || rolcreaterole || ', member of '
-    || coalesce((SELECT string_agg(pg_get_userbyid(roleid), ' ' ORDER BY pg_get_userbyid(roleid))
-        FROM pg_auth_members m WHERE m.member = roles.oid), '-')
-    || ', members ' || coalesce((SELECT string_agg(pg_get_userbyid(member), ' ' ORDER BY pg_get_userbyid(member))
-        FROM pg_auth_members m WHERE m.roleid = roles.oid), '-')
-FROM roles
+_NEWEST = "SELECT number, hash, facts, record_time, last_change FROM guard_states ORDER BY number DESC LIMIT 1"
+_INSERT = """
+    INSERT INTO guard_states (number, hash, facts, last_change) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING
 """
-_NEWEST = "SELECT number, hash, facts, record_time FROM guard_states ORDER BY number DESC LIMIT 1"
-_INSERT = "INSERT INTO guard_states (number, hash, facts) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+# A database that guards.sql of this version was not applied to has no such tables, or shows them to nobody.
+_SHOWN = """
+    SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE nspname = 'triptych_guards' AND relname = 'changes'
+          AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+"""
+_CHANGES = """
+    SELECT number, change_time, session_name, role_name, act, details FROM triptych_guards.changes
+    WHERE number > $1 ORDER BY number
+"""
+_STATE = "SELECT sealed, admitted, change_time FROM triptych_guards.state"
+_DEVIATIONS = "SELECT triptych_guards.deviations() AS text"
 ROWS = "no_change"
 GROWTH = ("only_growth", "no_deletion")
 TABLES = {
@@ -94,18 +51,24 @@ TABLES = {
     "checkpoints": (ROWS,),
     "heads": (ROWS,),
     "cosignatures": (ROWS,),
+    "overrides": (ROWS,),
+    "breaks": (ROWS,),
     "guard_states": (ROWS,),
     "head": GROWTH,
     "tiles": GROWTH,
     "statistics": GROWTH,
     "manifests": ("only_onwards", "no_deletion"),
     "archives": ("only_onwards", "no_deletion"),
+    "retirements": ("only_onwards", "no_deletion"),
+    "openings": (),
 }
 """Tables of the log, and the triggers that each must have beside the one against TRUNCATE."""
+EVENT_TRIGGERS = ("triptych_halt", "triptych_hold", "triptych_keep", "triptych_preserve")
 PAYLOAD = "((body)::jsonb -> 'payload'::text)"
-OPEN = frozenset(("guard_states",))
+OPEN = frozenset(("retirements",))
 """Tables that tell of no tenant and are under no policy."""
 _log = structlog.get_logger()
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +81,8 @@ class State:
 
 async def look(tx: Transaction) -> State:
     """Read the guards as they are."""
-    rows = await tx.connection.fetch(_FACTS)
-    facts = tuple(sorted(row["fact"] for row in rows))
-    return State(hashlib.sha256("\n".join(facts).encode()).digest(), facts)
+    found = await facts.read(tx)
+    return State(hashlib.sha256("\n".join(found).encode()).digest(), found)
 
 
 async def record(db: Database) -> bool:
@@ -128,11 +90,13 @@ async def record(db: Database) -> bool:
     async with db.begin(tenant=SYSTEM_TENANT) as tx:
         now = await look(tx)
         before = await tx.connection.fetchrow(_NEWEST)
-        if before is not None and before["hash"] == now.hash:
+        changes = await _changes(tx, before["last_change"] if before is not None else 0)
+        if before is not None and before["hash"] == now.hash and not changes:
             return False
         number = before["number"] + 1 if before is not None else 1
-        await tx.connection.execute(_INSERT, number, now.hash, "\n".join(now.facts))
-        await logs.record(tx, _event(number, now, before["facts"].split("\n") if before is not None else []))
+        last = changes[-1]["number"] if changes else before["last_change"] if before is not None else 0
+        await tx.connection.execute(_INSERT, number, now.hash, "\n".join(now.facts), last)
+        await logs.record(tx, _event(number, now, before, changes))
     _log.warning("the guards of the schema have changed", number=number, hash=now.hash.hex())
     return True
 
@@ -157,21 +121,42 @@ async def findings(tx: Transaction) -> tuple[State, list[str]]:
     elif recorded["number"] > 1:
         changes, last = recorded["number"] - 1, recorded["record_time"]
         found.append(f"the guards were changed {changes} times, last seen {last:%Y-%m-%d %H:%M:%S} UTC")
-    return now, found
+    return now, found + await _unsealed(tx)
 
 
-def stored_payload(facts: Sequence[str]) -> str:
+async def _unsealed(tx: Transaction) -> list[str]:
+    """Name what is not as it was when the schema was sealed, or say that it is not sealed."""
+    if not await tx.connection.fetchval(_SHOWN):
+        return ["the event triggers that hold the owner of the schema are not there: apply guards.sql"]
+    state = await tx.connection.fetchrow(_STATE)
+    if state is None or not state["sealed"]:
+        since = f" since {state['change_time']:%Y-%m-%d %H:%M:%S} UTC" if state is not None else ""
+        target = state["admitted"] if state is not None else "any revision"
+        return [f"the schema is open for a migration to {target}{since}; the migration seals it"]
+    rows = await tx.connection.fetch(_DEVIATIONS)
+    return [f"{_plain(row['text'])} since the schema was sealed" for row in rows[:SHOWN]]
+
+
+async def _changes(tx: Transaction, last: int) -> Sequence[Row]:
+    """Give what the event triggers noted after a change."""
+    if not await tx.connection.fetchval(_SHOWN):
+        return []
+    rows: Sequence[Row] = await tx.connection.fetch(_CHANGES, last)
+    return rows
+
+
+def stored_payload(lines: Sequence[str]) -> str:
     """Name a table whose payload is not computed from the body when it is read; empty when there is none."""
-    for fact in facts:
+    for fact in lines:
         name, _, text = fact.partition(": ")
         if name.startswith("column audit_log") and name.endswith(".payload") and f"generated v {PAYLOAD}," not in text:
             return name.removeprefix("column ").removesuffix(".payload")
     return ""
 
 
-def missing(facts: Sequence[str]) -> list[str]:
+def missing(lines: Sequence[str]) -> list[str]:
     """Name each guard that must be there and is not, or is disabled."""
-    tables = _tables(facts)
+    tables = _tables(lines)
     partitions = [name for name in tables if name.startswith("audit_log_")]
     wanted = TABLES | dict.fromkeys(partitions, (ROWS,))
     found: list[str] = []
@@ -189,16 +174,21 @@ def missing(facts: Sequence[str]) -> list[str]:
         found += [
             f"the trigger {trigger} of the table {table} is disabled or gone"
             for trigger in (*triggers, "no_truncation")
-            if not any(fact.startswith(f"trigger {table}.{trigger}: enabled A,") for fact in facts)
+            if not any(fact.startswith(f"trigger {table}.{trigger}: enabled A,") for fact in lines)
         ]
-    found += [f"there is a {fact.partition(':')[0]}" for fact in facts if _strange_rule(fact)]
-    found += [f"the {fact.partition(':')[0]} has powers that it must not have" for fact in facts if _powerful(fact)]
+    found += [
+        f"the event trigger {name} is disabled or gone"
+        for name in EVENT_TRIGGERS
+        if not any(fact.startswith(f"event trigger {name}: enabled A,") for fact in lines)
+    ]
+    found += [f"there is a {fact.partition(':')[0]}" for fact in lines if _strange_rule(fact)]
+    found += [f"the {fact.partition(':')[0]} has powers that it must not have" for fact in lines if _powerful(fact)]
     return found
 
 
-def _tables(facts: Sequence[str]) -> dict[str, str]:
+def _tables(lines: Sequence[str]) -> dict[str, str]:
     """Give the facts of tables, by name."""
-    pairs = (fact.removeprefix("table ").partition(": ") for fact in facts if fact.startswith("table "))
+    pairs = (fact.removeprefix("table ").partition(": ") for fact in lines if fact.startswith("table "))
     return {name: text for name, _, text in pairs if "kind v" not in text}
 
 
@@ -211,10 +201,11 @@ def _powerful(fact: str) -> bool:
     return fact.startswith("role ") and any(flag in fact for flag in flags)
 
 
-def _event(number: int, now: State, before: Sequence[str]) -> logs.Own:
-    added, removed = sorted(set(now.facts) - set(before)), sorted(set(before) - set(now.facts))
-    if not before:  # the first look: the facts are in guard_states, and the hash stands for them
-        added = []
+def _event(number: int, now: State, before: Row | None, changes: Sequence[Row]) -> logs.Own:
+    earlier = before["facts"].split("\n") if before is not None else []
+    added, removed = sorted(set(now.facts) - set(earlier)), sorted(set(earlier) - set(now.facts))
+    if before is None:  # the first look: the facts are in guard_states, and the hash stands for them
+        added, changes = [], []
     return logs.Own(
         event_id=str(uuid.uuid5(_NAMESPACE, f"{number} {now.hash.hex()}")),
         entity="schema:audits",
@@ -227,9 +218,46 @@ def _event(number: int, now: State, before: Sequence[str]) -> logs.Own:
             "added_count": len(added),
             "removed": _shown(removed),
             "removed_count": len(removed),
+            "changes": _told(changes),
+            "changes_count": len(changes),
         },
     )
 
 
-def _shown(facts: Sequence[str]) -> list[str]:
-    return [fact[:LONGEST] for fact in facts[:SHOWN]]
+def _told(changes: Sequence[Row]) -> list[dict[str, object]]:
+    """Quote the newest changes: who, what, and the first lines of it."""
+    told: list[dict[str, object]] = []
+    for change in changes[::-1][:SHOWN]:
+        details = [_plain(line) for line in change["details"]]
+        told.append(
+            {
+                "number": change["number"],
+                "time": f"{change['change_time']:%Y-%m-%dT%H:%M:%S.%fZ}",
+                "session": _plain(change["session_name"]),
+                "role": _plain(change["role_name"]),
+                "act": _plain(change["act"]),
+                "details": _within(details, ROOM // 10),
+                "details_count": len(details),
+            }
+        )
+    return _within(told, ROOM)[::-1]
+
+
+def _shown(lines: Sequence[str]) -> list[str]:
+    return _within([_plain(line) for line in lines[:SHOWN]], ROOM)
+
+
+def _plain(line: str) -> str:
+    """Leave nothing in a line that takes more than two bytes a character: names can be anything."""
+    return "".join(sign if sign.isascii() and sign.isprintable() else "?" for sign in line)[:LONGEST]
+
+
+def _within(items: Sequence[_Item], room: int) -> list[_Item]:
+    """Give as many of the first as there is room for."""
+    kept: list[_Item] = []
+    for item in items:
+        room -= len(json.dumps(item)) + 2
+        if room < 0:
+            break
+        kept.append(item)
+    return kept

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, Table, Uuid, select
 
-from services.audit import checkpoints, logs, merkle, tiles
+from services.audit import checkpoints, logs, merkle, overrides, tiles
 from services.audit.checkpoints import CheckpointNotFound
 from services.audit.verifier import compose_head, leaf_hash, log_name
 from services.kit import clock
@@ -25,7 +25,7 @@ table = Table(
     Column("size", BigInteger, nullable=False),
     Column("root", LargeBinary, nullable=False),
 )
-_mine = table.c.tenant_id == param("tenant_id")
+_mine = (table.c.tenant_id == param("tenant_id")) & overrides.stands(table)
 _newest = Statement(select(table).where(_mine).order_by(table.c.size.desc()).limit(1))
 _under = Statement(select(table).where(_mine, table.c.seq < param("super_size")).order_by(table.c.size.desc()).limit(1))
 _between = Statement(

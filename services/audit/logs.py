@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from services.audit import entries, envelopes, openings, statistics, tiles
+from services.audit import entries, envelopes, openings, sources, statistics, tiles
 from services.audit.entries import Entry
 from services.audit.envelopes import Envelope
 from services.audit.verifier import leaf_hash, log_name
@@ -189,6 +189,7 @@ async def append(
         await entries.write(tx, growth.added)
         await openings.add(tx, growth.added)
         await statistics.add(tx, growth.added)
+        await sources.add(tx, growth.added)
         edge = await tiles.edge(tx, head["size"])
         await tiles.store(tx, edge.extend(entry.leaf for entry in growth.added))
         await advance(

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services.kit.db import Row, Statement, Transaction, param, params
+from services.kit.db import Database, Row, Statement, Transaction, param, params
 from services.kit.faults import Aborted
 from services.kit.paging import Page
 from triptych.audit.v1 import retention_service_pb2 as pb
@@ -133,6 +133,13 @@ async def min_index(tx: Transaction) -> int:
     """Give the place of the first entry whose body the log has."""
     row = await last_retired(tx)
     return row["end_seq"] if row is not None else 0
+
+
+async def same(db: Database, begin: int) -> None:
+    """Raise MonthRetired when the log does not begin any more where it began."""
+    async with db.begin() as tx:
+        if await min_index(tx) != begin:
+            raise MonthRetired("a month left the log while it was exported; export again")
 
 
 async def archive_of(tx: Transaction, seq: int) -> str:

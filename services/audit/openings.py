@@ -5,18 +5,18 @@ What comes in must open the commitment that stands in the payload; what is read 
 
 import base64
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import rfc8785
 from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, Table, Text, Uuid, func, select
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services.audit import classes
+from services.audit import classes, tombstones
 from services.kit import commitments
 from services.kit.canonical import NotCanonical
 from services.kit.commitments import Opening
-from services.kit.db import Row, Statement, Transaction, param
+from services.kit.db import Database, Row, Statement, Transaction, param
 
 if TYPE_CHECKING:
     from services.audit.entries import Entry
@@ -42,6 +42,17 @@ _of = Statement(select(table).where(_mine, table.c.seq == func.any(param("seqs")
 _between = Statement(
     select(table).where(_mine, table.c.seq >= param("begin"), table.c.seq < param("end")).order_by(table.c.seq)
 )
+# What one look takes is bounded in bytes: the values of whole entries, in order, until there are enough of them.
+_PART = """
+    SELECT * FROM (
+        SELECT seq, path, salt, value, count(*) OVER () AS held,
+            coalesce(sum(octet_length(value::text) + octet_length(path)) OVER (
+                ORDER BY seq GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+        FROM openings WHERE tenant_id = $1 AND seq = ANY($2::bigint[])) part
+    WHERE before < $3 ORDER BY seq, path
+"""
+PART_BYTES = 512 * 1024
+"""Bytes of values after which a part of a batch ends; its last entry may have 32 KiB more."""
 _ADD = """
     INSERT INTO openings (tenant_id, seq, recorded_at, event_id, entity, actor_id, retention_class, path, salt, value)
     SELECT $1, seq, recorded_at, event_id, entity, actor_id, retention_class, path, salt, value::jsonb
@@ -69,14 +80,13 @@ def match(payload: Mapping[str, Any], given: Iterable[Opening]) -> tuple[Opening
 
 
 async def add(tx: Transaction, entries: "Sequence[Entry]") -> None:
-    """Keep the openings of new entries."""
+    """Keep the openings of new entries, but for what was redacted before it came."""
     rows = [
         (
             entry.seq, entry.recorded_at, entry.envelope.event_id, entry.envelope.entity, entry.envelope.actor_id,
             classes.of(entry.envelope.action), opening.path, opening.salt, rfc8785.dumps(opening.value).decode(),
         )
-        for entry in entries
-        for opening in entry.envelope.openings
+        for entry, opening in await tombstones.keep(tx, entries)
     ]  # fmt: skip
     if rows:
         await tx.connection.execute(_ADD, tx.tenant_id, *map(list, zip(*rows, strict=True)))
@@ -90,6 +100,23 @@ async def of(tx: Transaction, seqs: Iterable[int]) -> dict[int, list[Row]]:
 async def between(tx: Transaction, begin: int, end: int) -> dict[int, list[Row]]:
     """Give those of the entries from one place up to another, by place."""
     return _by_seq(await tx.all(_between, tenant_id=tx.tenant_id, begin=begin, end=end))
+
+
+async def parts(
+    db: Database, rows: Sequence[Row], *, wanted: bool = True
+) -> AsyncGenerator[tuple[Sequence[Row], dict[int, list[Row]]], None]:
+    """Give the rows of entries in parts, each with its openings: as many as fit into memory; none unless wanted."""
+    while rows and wanted:
+        async with db.begin() as tx:
+            found = await tx.connection.fetch(_PART, tx.tenant_id, [row["seq"] for row in rows], PART_BYTES)
+        if len(found) == (found[0]["held"] if found else 0):
+            yield rows, _by_seq(found)
+            return
+        last = found[-1]["seq"]
+        yield [row for row in rows if row["seq"] <= last], _by_seq(found)
+        rows = [row for row in rows if row["seq"] > last]
+    if rows:
+        yield rows, {}
 
 
 def fill(payload: Any, rows: Sequence[Row]) -> list[Opening]:

@@ -80,9 +80,13 @@ class Keeper:
             before = clock.now() - timedelta(days=days)
             while tenants := await self._tenants(_OLD_OPENINGS, name, before, LOGS):
                 for tenant_id in tenants:
-                    async with self._db.begin(tenant=tenant_id) as tx:
-                        erased += await redactions.expire(tx, name, before)
+                    while gone := await self._expire(tenant_id, name, before):
+                        erased += gone
         return erased
+
+    async def _expire(self, tenant_id: str, name: str, before: datetime) -> int:
+        async with self._db.begin(tenant=tenant_id) as tx:
+            return await redactions.expire(tx, name, before)
 
     async def delete_archives(self) -> int:
         """Delete the files of classes that have expired; each log is told before its file goes."""

@@ -5,7 +5,7 @@ other filters are an ordinary query.
 """
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import func, select
 
-from services.audit import entries
+from services.audit import entries, manifests
 from services.audit.entries import table
-from services.kit.db import Database, Row, Transaction
+from services.kit.db import LONGEST_STATEMENT, Database, Row, Transaction
 from services.kit.faults import InvalidArgument, RequestInvalid
 from services.kit.paging import Page
 from triptych.audit.v1 import audit_service_pb2 as pb
@@ -23,6 +23,15 @@ from triptych.audit.v1 import audit_service_pb2 as pb
 NAMES = ("entity", "action", "actor_id", "correlation_id", "source")
 _WORDS = "SELECT numnode(websearch_to_tsquery('simple', $1))"
 _FIND = "SELECT seq, recorded_at, leaf, body FROM find_entries($1, $2, $3, $4, $5, $6)"
+_FIND_PLACES = "SELECT seq, recorded_at FROM find_entries($1, $2, $3, $4, $5, $6)"
+_BODIES = """
+    SELECT seq, recorded_at, leaf, body FROM audit_log
+    WHERE tenant_id = $1 AND seq = ANY($2::bigint[]) AND recorded_at BETWEEN $3 AND $4 ORDER BY seq
+"""
+PLACES = 1000
+"""Entries that one look by words finds for an export; their bodies are read afterwards, fewer at a time."""
+_BOUND = f"SET LOCAL statement_timeout = '{LONGEST_STATEMENT:.0f}s'"
+"""An export may take minutes, but none of its looks."""
 
 
 class SearchEmpty(InvalidArgument):
@@ -78,24 +87,41 @@ class Filter:
         return await self._find(tx, since=begin, until=self.until, most=most, oldest_first=True)
 
     async def walk(self, db: Database, size: int, most: int) -> AsyncIterator[list[Row]]:
-        """Give all entries among the first `size` of the caller's log, oldest first, `most` at a time."""
+        """Give all entries among the first `size` of the caller's log, oldest first, `most` at a time.
+
+        MonthRetired when entries leave meanwhile: they would be left out in silence.
+        """
         since: datetime | None = None
+        async with db.begin() as tx:
+            begin = await manifests.min_index(tx)
         while True:
             async with db.begin() as tx:
-                rows = await self.oldest(tx, since, most)
+                await tx.connection.execute(_BOUND)
+                rows = await (self._places(tx, since) if self.text else self.oldest(tx, since, most))
+            await manifests.same(db, begin)
             inside = [row for row in rows if row["seq"] < size]
-            if inside:
-                yield inside
-            if len(rows) < most or len(inside) < len(rows):
+            for first in range(0, len(inside), most):
+                part = inside[first : first + most]
+                yield await _bodies(db, part, begin) if self.text else part
+            if len(rows) < (PLACES if self.text else most) or len(inside) < len(rows):
                 return
             since = rows[-1]["recorded_at"] + timedelta(microseconds=1)
+
+    async def _places(self, tx: Transaction, since: datetime | None) -> list[Row]:
+        """Give where the next entries with the words are: each look begins anew with all that have them."""
+        begin = max(since, self.since) if since and self.since else since or self.since
+        return await tx.connection.fetch(_FIND_PLACES, self.text, self._others, begin, self.until, True, PLACES)
+
+    @property
+    def _others(self) -> dict[str, str]:
+        """What is wanted beside words and times."""
+        return self.exact | ({"action_prefix": self.action_prefix} if self.action_prefix else {})
 
     async def _find(
         self, tx: Transaction, *, since: datetime | None, until: datetime | None, most: int, oldest_first: bool
     ) -> list[Row]:
         if self.text:
-            wanted = self.exact | ({"action_prefix": self.action_prefix} if self.action_prefix else {})
-            return await tx.connection.fetch(_FIND, self.text, wanted, since, until, oldest_first, most)
+            return await tx.connection.fetch(_FIND, self.text, self._others, since, until, oldest_first, most)
         order = table.c.recorded_at if oldest_first else table.c.recorded_at.desc()
         query = (
             select(table.c.seq, table.c.recorded_at, table.c.leaf, table.c.body)
@@ -112,6 +138,16 @@ class Filter:
         if until is not None:
             query = query.where(table.c.recorded_at < until)
         return await tx.all(query)
+
+
+async def _bodies(db: Database, places: Sequence[Row], begin: int) -> list[Row]:
+    """Give the entries at these places; MonthRetired when some have left."""
+    times = places[0]["recorded_at"], places[-1]["recorded_at"]
+    async with db.begin() as tx:
+        rows = await tx.connection.fetch(_BODIES, tx.tenant_id, [row["seq"] for row in places], *times)
+    if len(rows) < len(places):
+        await manifests.same(db, begin)
+    return rows
 
 
 async def page(tx: Transaction, request: pb.ListEventsRequest, page: Page) -> pb.ListEventsResponse:

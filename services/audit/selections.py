@@ -29,13 +29,13 @@ async def lines(
     known: dict[Span, str] = {}
     async for rows in wanted.walk(db, size, ROWS):
         async with db.begin() as tx:
-            held = await openings.of(tx, [row["seq"] for row in rows]) if with_openings else {}
             await _learn(tx, known, rows, size)
-        for row in rows:
-            proof = [known[span] for span in merkle.inclusion(row["seq"], size)]
-            opened = {"openings": openings.plain(held[row["seq"]])} if row["seq"] in held else {}
-            line = {"seq": row["seq"], "body": row["body"], "leaf": row["leaf"].hex(), "hashes": proof}
-            yield _line(line | opened)
+        async for part, held in openings.parts(db, rows, wanted=with_openings):
+            for row in part:
+                proof = [known[span] for span in merkle.inclusion(row["seq"], size)]
+                opened = {"openings": openings.plain(held[row["seq"]])} if row["seq"] in held else {}
+                line = {"seq": row["seq"], "body": row["body"], "leaf": row["leaf"].hex(), "hashes": proof}
+                yield _line(line | opened)
         count += len(rows)
     yield _line({"entries": count})
 

@@ -27,6 +27,10 @@ class AuditSettings(Settings):
     """What a refusal to start printed, when an operator decides to go on without what the witness has seen."""
     guard_seconds: float = 60.0
     """How often the guards of the schema are looked at."""
+    silence_seconds: float = 900.0
+    """For how long a source may say nothing before that is an error: three times its own heartbeat_seconds."""
+    missing_seconds: float = 900.0
+    """For how long numbers that a source has given may be missing."""
     months_ahead: int = 3
     """Partitions that exist beyond the present month."""
     keep_authentication_days: int = DAYS[AUTHENTICATION]
@@ -59,6 +63,8 @@ class AuditSettings(Settings):
             raise SettingsInvalid("relay_user: audit has no outbox, so no relay can run; leave it out")
         if not 1 <= self.months_ahead <= 12:
             raise SettingsInvalid("months_ahead: must be from 1 to 12")
+        if min(self.silence_seconds, self.missing_seconds) <= 0:
+            raise SettingsInvalid("silence_seconds, missing_seconds: must be more than 0")
         if min(self.keep_days.values()) < 1:
             raise SettingsInvalid("keep_…_days: each class is kept for a day at least")
         if self.online_days < 0 or (self.online_days and (self.archive_dir is None or not self.retention_user)):

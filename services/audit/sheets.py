@@ -15,7 +15,7 @@ from services.audit.envelopes import text_of
 from services.audit.searches import Filter
 from services.kit.db import Database, Row
 
-ROWS = 200
+ROWS = 100
 COLUMNS = (
     "seq", "recorded_at", "occurred_at", "event_id", "source", "source_seq", "entity", "action", "actor_kind",
     "actor_id", "correlation_id", "payload", "leaf_hash",
@@ -28,10 +28,9 @@ async def lines(db: Database, wanted: Filter, size: int, *, with_openings: bool)
     """Give the line of headings and one line for each entry."""
     yield _line(COLUMNS)
     async for rows in wanted.walk(db, size, ROWS):
-        async with db.begin() as tx:
-            held = await openings.of(tx, [row["seq"] for row in rows]) if with_openings else {}
-        for row in rows:
-            yield _line(_cells(row, held.get(row["seq"], [])))
+        async for part, held in openings.parts(db, rows, wanted=with_openings):
+            for row in part:
+                yield _line(_cells(row, held.get(row["seq"], [])))
 
 
 def guarded(text: str) -> str:

@@ -13,7 +13,7 @@ from datetime import datetime
 import asyncpg
 import structlog
 
-from services.audit import checkpoints, heads, logs, merkle, tiles, verifier
+from services.audit import checkpoints, heads, logs, merkle, overrides, tiles, verifier
 from services.audit.envelopes import SUPER_TENANT, text_of
 from services.audit.verifier import Bad, compose_note, extends, log_name
 from services.kit import clock, faults
@@ -39,6 +39,8 @@ _log = structlog.get_logger()
 class _Draft:
     """What is about to be signed."""
 
+    log_id: str
+    override: int
     size: int
     root: bytes
     note: str
@@ -54,11 +56,10 @@ class Signer:
         self.origin = origin
         self._seconds = seconds
         self._keys: dict[int, bytes] = {}
-        self._remembered: dict[str, int] = {}
-        """Size that this process signed last, per log: one that is rewound with its checkpoints is not signed again."""
+        self._remembered: dict[tuple[int, str], int] = {}
+        """Size that this process signed last, per log: one that is rewound with its checkpoints is not signed again.
+        Under the number of the override since: what an operator accepted ends what was remembered before."""
         self._refused: dict[str, str] = {}
-        self.epoch = 1
-        """Which super-log this is: a second begins when an operator goes on without what a witness has seen."""
 
     async def run(self, anchor: Callable[[], Awaitable[None]]) -> None:
         """Sign for as long as the process serves, and anchor what was signed."""
@@ -92,7 +93,7 @@ class Signer:
             return
         signature, version = await self._sign(draft.note)
         public_key = (await self.keys(version))[version]
-        signed = verifier.Checkpoint(self.log_id(tenant_id), draft.size, draft.root, draft.note, signature, public_key)
+        signed = verifier.Checkpoint(draft.log_id, draft.size, draft.root, draft.note, signature, public_key)
         signed.check(keys=[public_key], origin=self.origin)
         async with self._db.begin(tenant=tenant_id) as tx:
             await checkpoints.store(
@@ -105,12 +106,8 @@ class Signer:
                 public_key=public_key,
                 sign_time=draft.sign_time,
             )
-        self._remembered[tenant_id] = max(draft.size, self._remembered.get(tenant_id, 0))
-
-    def log_id(self, tenant_id: str) -> str:
-        """Name a log as its checkpoints do."""
-        name = log_name(tenant_id)
-        return f"{name}/{self.epoch}" if name == "super" and self.epoch > 1 else name
+        mine = (draft.override, tenant_id)
+        self._remembered[mine] = max(draft.size, self._remembered.get(mine, 0))
 
     async def keys(self, version: int = 0) -> dict[int, bytes]:
         """Give the public keys, by version; asked for once, and again when a version is new."""
@@ -131,26 +128,36 @@ class Signer:
     async def _draft(self, tx: Transaction, keys: dict[int, bytes]) -> _Draft | None:
         # What was signed is asked for before the checkpoints are looked at: another round may store one meanwhile.
         listed = await heads.newest(tx) if tx.tenant_id != SUPER_TENANT else None
-        known = max(self._remembered.get(tx.tenant_id, 0), listed["size"] if listed is not None else 0)
+        override = await overrides.newest(tx)
+        # Whoever cut a log may have taken its checkpoints as well; then what is listed is compared instead.
+        before = listed if listed is not None and listed["size"] <= await overrides.cut(tx) else None
+        remembered = self._remembered.get((override.number, tx.tenant_id), 0)
+        known = max(remembered, listed["size"] if listed is not None and before is None else 0)
         last = await checkpoints.newest(tx)
         head = await logs.head(tx)
         size = head["size"] if head is not None else 0
         _compare_sizes(known, last["size"] if last is not None else 0, size)
         if head is None or not size or (last is not None and last["size"] == size):
             return None
+        if void := await overrides.void(tx, size):
+            raise Bad("unanchored", f"it had {void} entries, and is signed again when it has more: it was cut")
         try:
             root, last_leaf = await tiles.hashes(tx, [merkle.Span(0, size), merkle.Span(size - 1, size)])
             if last is not None:
                 await self._compare_trees(tx, last, keys, size, root)
+            if before is not None and await tiles.root(tx, before["size"]) != before["root"]:
+                raise Bad("tampered", f"the tree does not begin with the {before['size']} entries that were listed")
         except merkle.TileMissing as missing:
             raise Bad("tampered", str(missing)) from None
         if last_leaf != head["last_leaf"]:
             raise Bad("tampered", f"the tree does not end with the last of the {size} entries")
         now = clock.now()
+        above = tx.tenant_id == SUPER_TENANT
+        log_id, follows = (override.log_id, override.follows) if above else (log_name(tx.tenant_id), "")
         note = compose_note(
-            origin=self.origin, log_id=self.log_id(tx.tenant_id), size=size, root=root, signed_at=text_of(now)
+            origin=self.origin, log_id=log_id, size=size, root=root, signed_at=text_of(now), follows=follows
         )
-        return _Draft(size, root, note, now)
+        return _Draft(log_id, override.number, size, root, note, now)
 
     async def _compare_trees(self, tx: Transaction, last: Row, keys: dict[int, bytes], size: int, root: bytes) -> None:
         """Check that the last checkpoint is ours and that the tree still begins with it."""

@@ -10,15 +10,15 @@ from typing import Any
 
 import orjson
 
-from services.audit import checkpoints, entries, guards, heads, logs, manifests, merkle, openings, tiles
+from services.audit import checkpoints, entries, guards, heads, logs, manifests, merkle, openings, overrides, tiles
 from services.audit.anchors import Anchor, Standing
 from services.audit.checkpoints import CheckpointNotFound
 from services.audit.envelopes import moment_of
 from services.audit.signers import Signer
-from services.audit.verifier import RETIRE, Bad, Checkpoint, Walk, includes, leaf_hash, log_name
+from services.audit.verifier import RETIRE, Bad, Checkpoint, Cosignature, Walk, includes, leaf_hash, log_name
 from services.kit import calls, faults
 from services.kit.db import Database, Row
-from triptych.audit.v1 import audit_service_pb2 as pb
+from triptych.audit.v1 import audit_service_pb2 as pb, event_pb2
 
 ROWS = 2000
 """Entries between two messages of progress."""
@@ -56,6 +56,7 @@ async def run(db: Database, signer: Signer, anchor: Anchor) -> AsyncIterator[pb.
         _check_payload(state)
         async for verified in work.walk(total):
             yield pb.VerifyLogResponse(verified=verified, total=total)
+        await work.check_told()
         work.end(head, total, newest["size"] if newest is not None else 0)
         if standing is not None:
             work.compare(standing)
@@ -146,6 +147,12 @@ class _Work:
                 await self._compare_tiles()
                 yield self.size
 
+    async def check_told(self) -> None:
+        """See that the log tells of entries that it lost, where the sizes that were signed of them do not count."""
+        async with self._db.begin() as tx:
+            if text := await overrides.untold(tx, self._begin):
+                raise Bad("incomplete", text)
+
     async def check_present(self) -> None:
         """Raise when a month has left the log meanwhile: what is missing then is no finding."""
         async with self._db.begin() as tx:
@@ -200,6 +207,9 @@ class _Work:
             leaf=leaf, index=head["seq"], size=statement.size, hashes=standing.listed.hashes, root=statement.root
         ):
             raise Bad("tampered", f"the super-checkpoint does not cover head {head['seq']}, which is of this log")
+        for cosignature in standing.cosignatures:
+            if not _read(cosignature).holds(statement.note):
+                raise Bad("tampered", f"{cosignature.witness} did not sign the super-checkpoint that names it")
         if head["size"] > self.size:
             raise Bad("incomplete", f"the super-log lists {head['size']} entries, and the log has {self.size}")
 
@@ -245,6 +255,12 @@ class _Work:
         for key, hashes in computed.items():
             if not stored.get(key, b"").startswith(hashes):
                 raise Bad("tampered", f"tile {key.number} of level {key.level} is not made of the entries under it")
+
+
+def _read(cosignature: event_pb2.Cosignature) -> Cosignature:
+    """Read what the database says that a witness signed."""
+    values = {name: getattr(cosignature, name) for name in ("witness", "signature", "public_key")}
+    return Cosignature.read(values | {"time": cosignature.cosign_time.seconds})
 
 
 def _vouches(envelope: Mapping[str, Any], retired: Row) -> bool:

@@ -18,7 +18,15 @@ from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.audit.verifier import Bad, Checkpoint, Cosignature, compose_cosignature, extends
+from services.audit.verifier import (
+    Bad,
+    Checkpoint,
+    Cosignature,
+    compose_cosignature,
+    compose_follows,
+    epoch,
+    extends,
+)
 from services.kit import clock
 
 TAIL = 16 * 1024
@@ -151,7 +159,7 @@ class FileWitness:
             finally:
                 os.close(descriptor)
             if lines:
-                return _read(path, lines[-1])
+                return _read(path, lines[-1], self._origin)
         return None
 
     @contextmanager
@@ -173,9 +181,11 @@ def _compare(last: Cosigned | None, old_size: int, proof: Sequence[bytes], check
     if old_size != known:
         raise Overtaken(f"the witness has signed {known} heads of {checkpoint.log_id}, not {old_size}")
     if held is None:
-        if last is not None and epoch(checkpoint.log_id) <= epoch(last.checkpoint.log_id):
-            raise Refused("tampered", f"the witness has signed {last.checkpoint.log_id}, which came later")
+        if last is not None:
+            _compare_epochs(last.checkpoint, checkpoint)
         return
+    if checkpoint.follows != held.follows:
+        raise Refused("tampered", f"{checkpoint.log_id} refers to another super-log than what the witness signed of it")
     if checkpoint.size < held.size:
         raise Refused(
             "incomplete", f"the witness has signed {held.size} heads, and the super-log has {checkpoint.size}"
@@ -186,12 +196,19 @@ def _compare(last: Cosigned | None, old_size: int, proof: Sequence[bytes], check
         raise Refused("tampered", f"the super-log does not begin with the {held.size} heads that the witness signed")
 
 
-def epoch(log_id: str) -> int:
-    """Number the super-logs: `super` is the first, `super/2` the second."""
-    return int(log_id.partition("/")[2] or 1)
+def _compare_epochs(last: Checkpoint, checkpoint: Checkpoint) -> None:
+    """Refuse a super-log of a new name that does not refer to the last statement that was signed of the one before."""
+    if epoch(checkpoint.log_id) <= epoch(last.log_id):
+        raise Refused("tampered", f"the witness has signed {last.log_id}, which came later")
+    before, _, token = checkpoint.follows.rpartition(" ")
+    if before != compose_follows(last, "") or not token:
+        raise Refused(
+            "tampered",
+            f"{checkpoint.log_id} does not refer to the {last.size} heads of {last.log_id} that the witness signed",
+        )
 
 
-def _read(path: Path, line: bytes) -> Cosigned:
+def _read(path: Path, line: bytes, origin: str) -> Cosigned:
     try:
         values = json.loads(line)
         found = Cosigned(Checkpoint.read(values["checkpoint"]), Cosignature.read(values["cosignature"]))
@@ -199,6 +216,10 @@ def _read(path: Path, line: bytes) -> Cosigned:
         raise Refused("tampered", f"the last line of {path} is not what the witness wrote: {error}") from None
     if not found.cosignature.holds(found.checkpoint.note):
         raise Refused("tampered", f"the last line of {path} is not signed by the witness")
+    try:  # what is compared are the fields, and what was signed is the note
+        found.checkpoint.check(keys=[found.checkpoint.public_key], origin=origin)
+    except Bad as bad:
+        raise Refused("tampered", f"the last line of {path}: {bad.text}") from None
     return found
 
 

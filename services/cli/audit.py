@@ -42,6 +42,7 @@ MORE = {
     "redact": "services.cli.entries:redact",
     "retirements": "services.cli.entries:retirements",
     "retire": "services.cli.retirements:retire",
+    "sources": "services.cli.entries:sources",
 }
 """Commands of other modules, imported when they are called."""
 

@@ -1,4 +1,4 @@
-"""`triptych audit search`, `timeline`, `stats`, `redact`, `retirements`: what an admin asks a running service."""
+"""`triptych audit search`, `timeline`, `stats`, `redact`, `retirements`, `sources`: asked of a running service."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,6 +16,8 @@ from triptych.audit.v1 import (
     redaction_service_pb2_grpc as redaction_grpc,
     retention_service_pb2 as retention_pb,
     retention_service_pb2_grpc as retention_grpc,
+    source_service_pb2 as source_pb,
+    source_service_pb2_grpc as source_grpc,
 )
 
 PAGE = 200
@@ -105,14 +107,29 @@ def redact(
 @connected
 def retirements(connect: Connect, limit: int, *, as_json: bool) -> None:
     """List the months that have left the log, and their archives."""
+    request, stub = retention_pb.ListRetirementsRequest(), _of(connect, retention_grpc.RetentionServiceStub)
+    _print(_listed(stub, "ListRetirements", request, limit), _print_retirement, as_json=as_json)
+
+
+@click.command()
+@_limit
+@_json
+@connected
+def sources(connect: Connect, limit: int, *, as_json: bool) -> None:
+    """List what came of each service and what is missing; for admins of the system's tenant."""
+    request, stub = source_pb.ListSourcesRequest(), _of(connect, source_grpc.SourceServiceStub)
+    _print(_listed(stub, "ListSources", request, limit), _print_source, as_json=as_json)
+
+
+def _of(connect: Connect, kind: Any) -> Connect:
+    """Connect to another gRPC service of audit."""
 
     def stub() -> Connection:
         connection = connect()
-        connection.serve(retention_grpc.RetentionServiceStub)
+        connection.serve(kind)
         return connection
 
-    request = retention_pb.ListRetirementsRequest()
-    _print(_listed(stub, "ListRetirements", request, limit), _print_retirement, as_json=as_json)
+    return stub
 
 
 def _listed(connect: Connect, method: str, request: Any, limit: int) -> Iterator[Any]:
@@ -160,6 +177,15 @@ def _print_retirement(item: retention_pb.Retirement) -> None:
     for archive in item.archives:
         end = "deleted" if archive.HasField("delete_time") else f"until {archive.expire_time.ToJsonString()[:10]}"
         click.echo(f"         {archive.name}  {archive.entries} entries, {end}")
+
+
+def _print_source(item: source_pb.Source) -> None:
+    lacking = [f"{item.gaps} missing between"] if item.gaps else []
+    lacking += [f"{item.undelivered} given and not delivered"] if item.undelivered else []
+    heard = f"heard {item.silence.seconds} s ago" if item.HasField("silence") else "never heard"
+    text = ", ".join(lacking) or "complete"
+    mark = "  ALARM" if item.alarming else ""
+    click.echo(f"{item.source:<12} {item.log_id:<36}  {item.events} up to {item.last_seq}, {text}, {heard}{mark}")
 
 
 def _whole(value: Any) -> Any:

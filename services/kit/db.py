@@ -128,7 +128,7 @@ class Database:
         self.wake = wake
         """Tells the outbox relay that something was committed."""
         self.request_key = request_key
-        """Key of the digests of request bodies, which may hold passwords: without it they cannot be guessed."""
+        """Key of digests of what may be secret or personal, as request bodies are: it keeps others from guessing."""
         self._constraints = constraints
         self._listeners: dict[str, Callable[[], None]] = {}
 

@@ -5,6 +5,7 @@ by verb.
 """
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,11 @@ async def revision(*, module: str, schema: str, url: str, password: str) -> tupl
     return await _revision(url, password, schema), newest
 
 
-def run_environment() -> None:
-    """Run inside a context's env.py: migrations of this schema, and nothing that belongs to another."""
+def run_environment(*, on_version_apply: Callable[..., None] | None = None) -> None:
+    """Run inside a context's env.py: migrations of this schema, and nothing that belongs to another.
+
+    Alembic calls `on_version_apply` at the end of each one's transaction.
+    """
     connection: Connection = context.config.attributes["connection"]
     schema: str = context.config.attributes["schema"]
     context.configure(
@@ -54,6 +58,7 @@ def run_environment() -> None:
         version_table_schema=schema,
         include_schemas=False,
         transaction_per_migration=True,
+        on_version_apply=on_version_apply,
     )
     with context.begin_transaction():
         context.run_migrations()
@@ -99,6 +104,28 @@ def create_kit_tables(schema: str) -> None:
     op.execute(f"GRANT SELECT, INSERT, UPDATE ON outbox_lease TO {relay}")
 
 
+def create_checkpoints(schema: str) -> None:
+    """Make room for the signed checkpoints that the relay keeps; called by a later migration of each service.
+
+    Nobody may change or delete one: it is what the receipts in the outbox are worth.
+    """
+    relay = f"triptych_{schema}_relay"
+    op.execute(
+        "ALTER TABLE outbox_sequences ADD COLUMN log_size bigint NOT NULL DEFAULT 0,"
+        " ADD COLUMN kept_size bigint NOT NULL DEFAULT 0"
+    )
+    op.execute(
+        """
+        CREATE TABLE audit_checkpoints (
+            tenant_id uuid NOT NULL, size bigint NOT NULL CHECK (size > 0), checkpoint jsonb NOT NULL,
+            keep_time timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (tenant_id, size))
+        """
+    )
+    protect("audit_checkpoints", f"triptych_{schema}_app", "SELECT")
+    op.execute(f"GRANT SELECT, INSERT ON audit_checkpoints TO {relay}")
+    op.execute(f"CREATE POLICY relay ON audit_checkpoints TO {relay} USING (true) WITH CHECK (true)")
+
+
 def protect(table: str, role: str, verbs: str, *, column: str = "tenant_id") -> None:
     """Put a table under row-level security by tenant, its owner included, and grant verbs on it.
 
@@ -109,6 +136,11 @@ def protect(table: str, role: str, verbs: str, *, column: str = "tenant_id") -> 
     mine = f"{column} = nullif(current_setting('app.tenant', true), '')::uuid"
     op.execute(f"CREATE POLICY tenant ON {table} TO {role} USING ({mine}) WITH CHECK ({mine})")
     op.execute(f"GRANT {verbs} ON {table} TO {role}")
+
+
+def newest(module: str, schema: str) -> str:
+    """Give the newest revision that there is of a schema."""
+    return str(ScriptDirectory.from_config(_config(module, schema)).get_current_head())
 
 
 def _config(module: str, schema: str) -> Config:

@@ -1,7 +1,7 @@
 """Audit events, written in the transaction of the change that they tell of, and the relay that brings them to audit.
 
-Delivery is at least once; audit makes it exactly once by event id. An event that left keeps its receipt here, so every
-emitter is a witness of the log. Personal values stay here only until then.
+Delivery is at least once; audit makes it exactly once by event id. An event that left keeps its receipt here, and
+signed checkpoints are kept over them, so every emitter is a witness of the log. Personal values stay only until then.
 """
 
 import asyncio
@@ -20,11 +20,12 @@ from google.protobuf.struct_pb2 import Struct
 from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table, Text, Uuid, func, insert
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services.kit import calls, commitments, faults
+from services.kit import calls, commitments, faults, requests
 from services.kit.access import SYSTEM_TENANT
 from services.kit.clients import Neighbours
 from services.kit.db import Database, Row, Statement, Transaction, params
-from services.kit.requests import PURGE, without_secrets
+from services.kit.heartbeats import Heartbeat
+from services.kit.requests import without_secrets
 from services.kit.telemetry import Metrics
 from services.kit.validation import DEEPEST
 from triptych.audit.v1 import audit_service_pb2, audit_service_pb2_grpc, event_pb2
@@ -41,6 +42,9 @@ OPENINGS = "$openings"
 LEASE_SECONDS = 15
 IDLE_SECONDS = 1.0
 PURGE_SECONDS = 600.0
+HEARTBEAT_SECONDS = 300.0
+RETRY_SECONDS = 30.0
+"""After which a heartbeat that failed is tried again."""
 KINDS = {
     "user": PrincipalKind.PRINCIPAL_KIND_USER,
     "agent": PrincipalKind.PRINCIPAL_KIND_AGENT,
@@ -205,7 +209,14 @@ class Relay:
     """Brings events to audit, in order, one replica at a time. It logs in with a role of its own."""
 
     def __init__(
-        self, *, service: str, db: Database, neighbours: Neighbours, metrics: Metrics, wakening: Wakening
+        self,
+        *,
+        service: str,
+        db: Database,
+        neighbours: Neighbours,
+        metrics: Metrics,
+        wakening: Wakening,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         self._service = service
         self._db = db
@@ -213,17 +224,17 @@ class Relay:
         self._metrics = metrics
         self._wakening = wakening
         self._holder = str(uuid.uuid4())
+        self._heartbeat = Heartbeat(db=db, neighbours=neighbours)
+        self._heartbeat_seconds = heartbeat_seconds
+        self._purge_due = self._beat_due = 0.0
 
     async def run(self) -> None:
         """Deliver for as long as the process runs."""
-        purge_due = 0.0
         while True:
             try:
+                await self._keep_house()  # first: it must not depend on whether audit takes events
                 while await self.deliver():
-                    pass
-                if asyncio.get_running_loop().time() >= purge_due:
-                    await self._purge()
-                    purge_due = asyncio.get_running_loop().time() + PURGE_SECONDS
+                    await self._keep_house()
             except faults.InvalidArgument as refusal:
                 await self._shorten(refusal)
             except (faults.Unavailable, faults.DeadlineExceeded, asyncpg.PostgresError, OSError) as error:
@@ -231,6 +242,18 @@ class Relay:
             except Exception:  # noqa: BLE001 - a loop top: nothing may end it, and nothing passes unseen
                 _log.exception("relay failed", service=self._service)
             await self._wakening.wait(IDLE_SECONDS)
+
+    async def _keep_house(self) -> None:
+        """Do what is due beside delivering."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._purge_due:
+            self._purge_due = now + PURGE_SECONDS
+            await self._purge()
+        if now >= self._beat_due:
+            self._beat_due = now + min(self._heartbeat_seconds, RETRY_SECONDS)
+            if await self._leads():
+                await self._heartbeat.beat()
+                self._beat_due = now + self._heartbeat_seconds
 
     async def deliver(self) -> int:
         """Deliver one batch and give its size; 0 when nothing is there, or another replica is at it."""
@@ -245,8 +268,20 @@ class Relay:
                 _RECEIPT,
                 [(receipt.event_id, receipt.seq, receipt.leaf_hash) for receipt in answer.receipts],
             )
+            grown = await tx.connection.fetch(
+                _SIZES,
+                [receipt.event_id for receipt in answer.receipts],
+                [receipt.duplicate for receipt in answer.receipts],
+            )
+        if again := [str(row["tenant_id"]) for row in grown if row["again"]]:
+            _log.error("audit gave places again that it had given: a log was set back", logs=len(again), first=again[0])
         self._metrics.outbox_delivered.inc(len(request.events))
         return len(request.events)
+
+    async def _leads(self) -> bool:
+        """Take or keep the lease: a relay that is not the one to deliver says nothing of what was delivered."""
+        async with self._db.begin(tenant=SYSTEM_TENANT) as tx:
+            return await tx.connection.fetchval(_LEASE, self._holder, LEASE_SECONDS) is not None
 
     async def _claim(self) -> list[Row]:
         """Take or keep the lease, and number the oldest events that no running transaction can still precede."""
@@ -271,8 +306,10 @@ class Relay:
 
     async def _purge(self) -> None:
         """Forget stored answers whose time is over."""
-        async with self._db.begin(tenant=SYSTEM_TENANT) as tx:
-            await tx.run(PURGE)
+        more = True
+        while more:
+            async with self._db.begin(tenant=SYSTEM_TENANT) as tx:
+                more = await requests.purge(tx)
 
     def _request(self, rows: list[Row]) -> audit_service_pb2.AppendEventsRequest:
         """As many of the events, in order, as one message may hold."""
@@ -341,4 +378,12 @@ WHERE event_id = $1 AND deliver_time IS NULL
 _RECEIPT = f"""
 UPDATE outbox SET deliver_time = now(), log_seq = $2, log_leaf = $3, payload = payload - '{OPENINGS}'
 WHERE event_id = $1
+"""
+# A log only grows, so what is new in it stands behind all that this service has receipts of.
+_SIZES = """
+UPDATE outbox_sequences s SET log_size = greatest(s.log_size, g.size)
+FROM (SELECT o.tenant_id, max(o.log_seq) + 1 AS size, min(o.log_seq) FILTER (WHERE NOT given.duplicate) AS first
+      FROM outbox o JOIN unnest($1::uuid[], $2::boolean[]) given (event_id, duplicate) USING (event_id) GROUP BY 1) g
+WHERE s.tenant_id = g.tenant_id
+RETURNING s.tenant_id, coalesce(g.first < old.log_size, false) AS again
 """

@@ -1,7 +1,7 @@
 """request_id: the first answer of a mutation is stored in its own transaction and given again for 24 h.
 
 Fifty equal requests at once make one change: the second waits on the first one's row. What is marked sensitive is not
-stored, so a repeated answer lacks it.
+stored, so a repeated answer lacks it. The relay removes what is older, every ten minutes, whether audit answers or not.
 """
 
 import hmac
@@ -21,6 +21,7 @@ from sqlalchemy import (
     delete,
     func,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -53,7 +54,11 @@ _claim = Statement(
 )
 _find = Statement(select(requests.c.body_hash, requests.c.answer).where(_mine))
 _store = Statement(update(requests).where(_mine).values(answer=param("answer")))
-PURGE = Statement(delete(requests).where(requests.c.create_time < func.now() - KEPT))
+_identity = tuple_(requests.c.tenant_id, requests.c.actor_id, requests.c.request_id)
+_old = select(*_identity.clauses).where(requests.c.create_time < func.now() - KEPT).order_by(requests.c.create_time)
+_purge = Statement(delete(requests).where(_identity.in_(_old.limit(param("most")))))
+STEP = 5000
+"""Answers that one transaction removes."""
 
 
 class RequestIdReused(faults.InvalidArgument):
@@ -80,6 +85,11 @@ async def recall(tx: Transaction, request: Any) -> Any:
         return None
     stored = await tx.one(_find, **_key(tx, call, request))
     return None if stored is None else _given_again(stored, call, request, _digest(tx, call, request))
+
+
+async def purge(tx: Transaction) -> bool:
+    """Forget some of the answers whose time is over, of all tenants, as the relay; False when those were all."""
+    return await tx.run(_purge, most=STEP) == STEP
 
 
 def _key(tx: Transaction, call: calls.Call, request: Any) -> dict[str, str]:

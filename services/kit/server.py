@@ -88,7 +88,7 @@ class Runtime:
             self.settings,
             constraints=constraints,
             wake=self.wakening.wake,
-            request_key=await self.vault.derive(key, "request bodies"),
+            request_key=await self.vault.derive(key, "request bodies", version=1),  # digests outlive a rotation
         )
         self._closers.append(self.db.close)
 
@@ -199,6 +199,7 @@ class Runtime:
             neighbours=self.neighbours,
             metrics=self.metrics,
             wakening=self.wakening,
+            heartbeat_seconds=settings.heartbeat_seconds,
         )
         self._tasks.append(asyncio.create_task(self.relay.run()))
 

@@ -39,6 +39,8 @@ class Settings:
     relay_user: str = ""
     """Role that the outbox relay logs in with; empty: no relay runs."""
     relay_password_file: Path | None = None
+    heartbeat_seconds: float = 300.0
+    """How often the relay tells audit that it lives, and keeps a signed checkpoint over what it delivered."""
     database_pool_size: int = 8
     """Connections held at most; calls beyond wait, and are refused after a second."""
     valkey_url: str = ""
@@ -93,6 +95,8 @@ class Settings:
         """Refuse what must not start."""
         if self.profile == "production" and self.listen_plaintext:
             raise SettingsInvalid("listen_plaintext: the production profile has no plaintext port")
+        if not 1 <= self.heartbeat_seconds <= 86_400:
+            raise SettingsInvalid("heartbeat_seconds: must be from 1 to 86400")
         host = self.listen_plaintext.rpartition(":")[0]
         if host not in {"", "127.0.0.1", "localhost", "[::1]"}:
             raise SettingsInvalid(f"listen_plaintext: {host} is not loopback")

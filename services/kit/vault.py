@@ -49,11 +49,13 @@ class Vault:
         """GET a path below /v1 and give the answer's data."""
         return await self._call("get", path, None)
 
-    async def derive(self, key: str, purpose: str) -> bytes:
-        """Give 32 bytes that depend on a transit key and a purpose: the same in every replica, known to nobody else."""
-        answer = await self.write(
-            f"transit/hmac/{key}", algorithm="sha2-256", input=base64.b64encode(purpose.encode()).decode()
-        )
+    async def derive(self, key: str, purpose: str, *, version: int = 0) -> bytes:
+        """Give 32 bytes that depend on a transit key and a purpose: the same in every replica, known to nobody else.
+
+        They change when the key is rotated, unless a version is named.
+        """
+        given: dict[str, Any] = {"algorithm": "sha2-256", "input": base64.b64encode(purpose.encode()).decode()}
+        answer = await self.write(f"transit/hmac/{key}", **given, **({"key_version": version} if version else {}))
         return base64.b64decode(answer["hmac"].rpartition(":")[2])
 
     def close(self) -> None:

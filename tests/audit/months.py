@@ -109,6 +109,16 @@ async def past(
     await superuser.close()
 
 
+async def public_key(then: Past) -> bytes:
+    """Give the key that signs the logs."""
+    return next(iter((await then.signer.keys()).values()))
+
+
+def files(then: Past) -> list[Path]:
+    """Give what is in the folder of the archives."""
+    return sorted(path for path in then.folder.rglob("*") if path.is_file())
+
+
 async def fill(log: Log) -> None:
     """Append ten events of the three classes."""
     await log.grow(4, action="auth.session.create")  # the source is another; the class follows from the action

@@ -14,7 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.audit import guards, verifier
-from services.audit.anchors import OVERRIDDEN, AnchorBroken
+from services.audit.breaks import AnchorBroken
+from services.audit.overrides import ACCEPTED
 from services.audit.signers import Signer
 from services.audit.verifier import Anchors, Checkpoint
 from services.kit.access import SYSTEM_TENANT
@@ -199,7 +200,7 @@ async def test_15_an_older_backup_is_not_served_unless_an_operator_says_so_and_t
         await there.start(accept_broken_anchor="something else")
     token = str(caught.value).partition("accept_broken_anchor = ")[2].partition(";")[0]
     await there.start(accept_broken_anchor=token)
-    (entry,) = await system_log(there, OVERRIDDEN)
+    (entry,) = await system_log(there, ACCEPTED)
     assert entry.event.payload["accepted"] == token
     assert entry.event.payload["super_log"] == "super/2"
     result = await there.expect(OK)
@@ -207,7 +208,7 @@ async def test_15_an_older_backup_is_not_served_unless_an_operator_says_so_and_t
     # The witness has seen the new super-log: the decision is not asked for again, and is in the log once.
     await there.restart()
     await there.restart(accept_broken_anchor=token)
-    assert len(await system_log(there, OVERRIDDEN)) == 1
+    assert len(await system_log(there, ACCEPTED)) == 1
 
 
 async def test_15_without_a_witness_an_older_backup_needs_something_from_outside(there: Place) -> None:
@@ -278,6 +279,18 @@ async def test_a_super_log_that_was_changed_is_not_signed_again(there: Place) ->
     await there.expect(TAMPERED)
     with pytest.raises(AnchorBroken, match="the super-log does not begin with"):
         await there.restart()
+
+
+async def test_a_cosignature_that_no_witness_gave_is_not_shown_as_one(there: Place) -> None:
+    newest = "SELECT max(size) FROM audits.checkpoints WHERE tenant_id = 'ffffffff-ffff-ffff-ffff-ffffffffffff'"
+    size = await there.intruder.connection.fetchval(newest)
+    for each in range(size, size + 5):  # what comes meanwhile may be signed as well
+        await there.intruder.connection.execute(
+            "INSERT INTO audits.cosignatures (tenant_id, size, witness, public_key, signature, cosign_time)"
+            " VALUES ('ffffffff-ffff-ffff-ffff-ffffffffffff', $1, 'a notary', $2, $3, now())",
+            each, bytes(32), bytes(64),
+        )  # fmt: skip
+    await there.expect(TAMPERED, "a notary did not sign the super-checkpoint")
 
 
 async def test_a_witness_that_cannot_be_asked_leaves_the_newest_unanchored(there: Place) -> None:

@@ -119,7 +119,7 @@ async def test_the_services_role_cannot_reach_a_partition_past_the_log(app: asyn
 async def test_the_services_role_sees_one_tenant(app: asyncpg.Connection, backends: Backends, database: str) -> None:
     assert await app.fetchval("SELECT count(*) FROM audit_log") == 3
     stranger = await as_app(backends, database, str(uuid.uuid4()))
-    for table in (*TABLES, "signed_log", "statistics"):
+    for table in (*TABLES, "signed_log", "statistics", "breaks"):
         if table == "guard_states":  # it tells of no tenant
             continue
         assert await stranger.fetchval(f"SELECT count(*) FROM {table}") == 0
@@ -149,9 +149,10 @@ async def test_triggers_hold_for_a_superuser_who_passes_over_ordinary_ones(
 
 async def test_the_owner_cannot_change_rows_through_log_or_partition(owner: asyncpg.Connection) -> None:
     name = await partition(owner)
+    await owner.execute("RESET ROLE; BEGIN; SELECT triptych_guards.admit('9999'); SET ROLE triptych_audits_owner")
     with pytest.raises(DENIED, match=r"row-level security of audits\.audit_log would be off"):
         await owner.execute("ALTER TABLE audits.audit_log NO FORCE ROW LEVEL SECURITY")
-    await owner.execute("RESET ROLE; SET event_triggers = off; SET ROLE triptych_audits_owner")
+    await owner.execute("ROLLBACK; RESET ROLE; SET event_triggers = off; SET ROLE triptych_audits_owner")
     await owner.execute("BEGIN")
     await owner.execute("ALTER TABLE audits.audit_log NO FORCE ROW LEVEL SECURITY")
     await owner.execute(f"ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY")
@@ -185,20 +186,21 @@ async def test_the_owner_cannot_change_rows_through_log_or_partition(owner: asyn
         ("TRUNCATE audits.heads", "only grows"),
     ],
 )
-async def test_the_owner_of_the_schema_cannot_take_a_guard_away(
+async def test_the_owner_of_the_schema_cannot_take_a_guard_away_in_a_migration_either(
     owner: asyncpg.Connection, statement: str, why: str
 ) -> None:
     await owner.execute("RESET ROLE")
     name = await owner.fetchval(
         "SELECT tableoid::regclass::text FROM audits.audit_log LIMIT 1"  # the partition that has entries
     )
-    await owner.execute(f"SET ROLE {OWNER}")
+    await owner.execute(f"BEGIN; SELECT triptych_guards.admit('9999'); SET ROLE {OWNER}")
     with pytest.raises(DENIED, match=why):
         await owner.execute(statement.format(name))
 
 
 async def test_the_owner_of_the_schema_cannot_reach_the_event_triggers(owner: asyncpg.Connection) -> None:
     for statement in (
+        "DROP EVENT TRIGGER triptych_halt",
         "DROP EVENT TRIGGER triptych_keep",
         "ALTER EVENT TRIGGER triptych_hold DISABLE",
         "SET event_triggers = off",
@@ -243,7 +245,7 @@ async def test_the_services_role_has_these_rights_and_no_more(owner: asyncpg.Con
         " FROM information_schema.role_table_grants WHERE table_schema = 'audits' AND grantee = $1 GROUP BY 1",
         APP,
     )
-    counted = ("statistics", "manifests", "archives")
+    counted = ("statistics", "manifests", "archives", "overrides", "breaks", "tombstones", "sources", "emitters")
     assert {row["table_name"]: row["verbs"] for row in rows} == {
         table: ["INSERT", "SELECT"] for table in (*TABLES, *counted)
     } | {"signed_log": ["SELECT"], "openings": ["DELETE", "INSERT", "SELECT"]}
@@ -255,4 +257,6 @@ async def test_the_services_role_has_these_rights_and_no_more(owner: asyncpg.Con
     assert {row["name"] for row in rows} == {
         "head.size", "head.last_leaf", "head.recorded_at", "head.own_seq", "tiles.hashes", "statistics.events",
         "statistics.first_occurred", "statistics.last_occurred", "manifests.state", "archives.delete_time",
+        "tombstones.redact_time", "tombstones.dropped", "sources.events", "sources.last_seq", "sources.missing_time",
+        "emitters.seen_time",
     }  # fmt: skip

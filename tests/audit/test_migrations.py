@@ -1,9 +1,11 @@
 """What an installation of the first version has in its log is there, and verifies, after the migrations since."""
 
 import uuid
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import text
@@ -11,16 +13,23 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.audit import envelopes, merkle
+from services.audit.envelopes import Envelope
 from services.audit.verifier import GENESIS, leaf_hash
 from services.cli.stack.backends import Backends
 from services.kit import clock, migrations
 from tests.audit.events import event, log_of, processes
 from tests.suite import Suite
 from triptych.audit.v1 import audit_service_pb2 as pb
+from triptych.audit.v1.event_pb2 import AuditEvent
 from triptych.common.v1.role_pb2 import Role
 
 OWNER = "triptych_audits_owner"
 ENTRIES = 300
+_ENTRY = (
+    "INSERT INTO audits.audit_log (tenant_id, seq, recorded_at, event_id, source, source_seq, entity, action,"
+    " actor_kind, actor_id, correlation_id, occurred_at, leaf, body)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+)
 
 
 async def migrate(backends: Backends, database: str, revision: str) -> None:
@@ -46,33 +55,45 @@ async def migrate(backends: Backends, database: str, revision: str) -> None:
 async def fill(backends: Backends, database: str, tenant_id: str) -> None:
     """Write a log as the first version did."""
     connection = await backends.postgres_server.connect(database)
-    moment, previous, leaves = clock.now(), GENESIS, []
-    for seq, given in enumerate(
-        envelopes.accept([event(tenant_id, number) for number in range(1, ENTRIES + 1)], source="projects")
-    ):
-        at = moment + timedelta(microseconds=seq)
+    begin = clock.now()
+    moments = [begin + timedelta(microseconds=seq) for seq in range(ENTRIES)]
+    events = [event(tenant_id, number) for number in range(1, ENTRIES + 1)]
+    await write(connection, tenant_id, events, moments)
+    await connection.close()
+
+
+async def write(
+    connection: asyncpg.Connection, tenant_id: str, events: Sequence[AuditEvent], moments: Sequence[datetime]
+) -> None:
+    """Write a log of one source, each entry at its moment, into a schema of one of the first two versions."""
+    tenant, previous, leaves, entries, ids = uuid.UUID(tenant_id), GENESIS, [], [], []
+    for seq, (given, at) in enumerate(zip(_accepted(events), moments, strict=True)):
         body = given.body(seq=seq, recorded_at=at, prev_hash=previous)
         leaves.append(leaf_hash(body))
         previous = leaves[-1].hex()
-        tenant, event_id = uuid.UUID(tenant_id), uuid.UUID(given.event_id)
-        await connection.execute(
-            "INSERT INTO audits.audit_log (tenant_id, seq, recorded_at, event_id, source, source_seq, entity, action,"
-            " actor_kind, actor_id, correlation_id, occurred_at, leaf, body)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-            tenant, seq, at, event_id, given.source, given.source_seq, given.entity, given.action, given.actor_kind,
-            given.actor_id, given.correlation_id, given.occurred_at, leaves[-1], body,
+        event_id = uuid.UUID(given.event_id)
+        entries.append(
+            (
+                tenant, seq, at, event_id, given.source, given.source_seq, given.entity, given.action, given.actor_kind,
+                given.actor_id, given.correlation_id, given.occurred_at, leaves[-1], body,
+            )
         )  # fmt: skip
-        await connection.execute(
-            "INSERT INTO audits.dedup VALUES ($1, $2, $3, $4, $5)", tenant, event_id, seq, at, given.content_hash
-        )
+        ids.append((tenant, event_id, seq, at, given.content_hash))
+    await connection.executemany(_ENTRY, entries)
+    await connection.executemany("INSERT INTO audits.dedup VALUES ($1, $2, $3, $4, $5)", ids)
     await connection.execute(
-        "INSERT INTO audits.head VALUES ($1, $2, $3, $4, 0)", uuid.UUID(tenant_id), ENTRIES, leaves[-1], at
+        "INSERT INTO audits.head VALUES ($1, $2, $3, $4, 0)", tenant, len(leaves), leaves[-1], moments[-1]
     )
     for key, hashes in merkle.Edge(0, {}).extend(leaves).items():
         await connection.execute(
-            "INSERT INTO audits.tiles VALUES ($1, $2, $3, $4)", uuid.UUID(tenant_id), key.level, key.number, hashes
+            "INSERT INTO audits.tiles VALUES ($1, $2, $3, $4)", tenant, key.level, key.number, hashes
         )
-    await connection.close()
+
+
+def _accepted(events: Sequence[AuditEvent]) -> Iterator[Envelope]:
+    for begin in range(0, len(events), 100):
+        part = events[begin : begin + 100]
+        yield from envelopes.accept(part, source=part[0].source)
 
 
 async def test_a_log_of_the_first_version_is_kept(suite: Suite, backends: Backends, tmp_path: Path) -> None:
@@ -92,6 +113,9 @@ async def test_a_log_of_the_first_version_is_kept(suite: Suite, backends: Backen
         result = await log.verify()
         assert (result.verdict, result.total) == (pb.LOG_VERDICT_OK, ENTRIES + 3), result.finding
         connection = await backends.postgres_server.connect(database)
+        counted = await connection.fetch("SELECT source, events, last_seq, missing_time FROM audits.sources")
+        assert [tuple(row) for row in counted] == [("projects", ENTRIES + 3, ENTRIES + 3, None)]
+        assert await connection.fetchval("SELECT seen_time IS NOT NULL FROM audits.emitters")
         names = await connection.fetchval(
             "SELECT count(DISTINCT payload ->> 'name') FROM audits.audit_log WHERE tenant_id = $1", uuid.UUID(tenant_id)
         )

@@ -4,8 +4,10 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -13,9 +15,10 @@ import pytest
 import rfc8785
 from google.protobuf.json_format import MessageToDict, ParseDict
 
-from services.audit import classes, verifier
+from services.audit import classes, redactions, tombstones, verifier
 from services.audit.retention import Keeper, Rules
-from services.kit import commitments, faults, outbox
+from services.kit import clock, commitments, faults, outbox
+from services.kit.access import SYSTEM_TENANT
 from services.kit.commitments import Opening
 from tests.audit.events import Log, event, every
 from tests.suite import Suite
@@ -132,13 +135,181 @@ async def test_all_values_about_somebody_are_erased_wherever_they_are(registered
     assert MessageToDict(found[1].event.payload)["to"][0].keys() == {"$c"}
     assert MessageToDict(found[2].event.payload) == {"agent": "browser"}
     told = found[-1].event
-    assert (told.entity, told.action) == ("user:7", "audit.subject.redact")
+    assert told.action == "audit.subject.redact"
+    assert re.fullmatch("subject:[0-9a-f]{64}", told.entity)  # user:7 is no UUID, and might be personal
     assert EMAIL not in found[-1].body
     by_actor = await redact(registered, subject="user:somebody")
     assert by_actor.erased == 1
     nobody = await redact(registered, subject="user:7")
     assert (nobody.erased, nobody.events) == (0, 0)
     assert (await registered.verify()).verdict == pb.LOG_VERDICT_OK
+
+
+async def test_a_subject_that_is_personal_itself_is_nowhere_in_the_log(
+    registered: Log, superuser: asyncpg.Connection
+) -> None:
+    subject, user = f"address:{EMAIL}", f"user:{uuid.uuid4()}"
+    first = await redact(registered, subject=subject, values=[EMAIL])
+    again = await redact(registered, subject=subject)
+    other = await redact(registered, subject="address:b@example.org")
+    plain = await redact(registered, subject=user)
+    told = {entry.event.event_id: entry.event.entity for entry in await entries(registered)}
+    assert told[first.redaction_event_id] == told[again.redaction_event_id] != told[other.redaction_event_id]
+    assert told[plain.redaction_event_id] == user
+    guesses = [hashlib.sha256(text.encode()).hexdigest() for text in (subject, EMAIL)]
+    assert told[first.redaction_event_id].removeprefix("subject:") not in guesses
+    holds = "SELECT count(*) FROM audits.{0} t WHERE tenant_id = $1 AND t::text LIKE '%' || $2 || '%'"
+    for table in ("audit_log", "tombstones", "openings"):
+        assert not await superuser.fetchval(holds.format(table), uuid.UUID(registered.tenant_id), EMAIL), table
+    stranger = registered.suite.person(Role.ROLE_ADMIN)
+    elsewhere = Log(registered.suite, stranger, registered.writer)
+    theirs = await redact(elsewhere, subject=subject)
+    (entry,) = await entries(elsewhere)
+    assert entry.event.event_id == theirs.redaction_event_id
+    assert entry.event.entity != told[first.redaction_event_id]  # each tenant has digests of its own
+
+
+async def test_what_comes_late_of_before_the_redaction_is_dropped_and_counted(
+    registered: Log, superuser: asyncpg.Connection
+) -> None:
+    await redact(registered, subject="user:7", values=[EMAIL])
+    counted = tombstones.DROPPED._value.get()
+
+    def late(number: int, hours: int, **changes: Any) -> AuditEvent:
+        made = personal(registered.tenant_id, number, {"email": EMAIL, "name": "Ana"}, "/email", "/name", **changes)
+        made.occur_time.FromDatetime(clock.now() + timedelta(hours=hours))
+        return made
+
+    by_them = late(7, -1)
+    by_them.actor.id = "7"
+    await registered.send(
+        late(5, -1, entity="user:7"), late(6, -1, entity="invitation:2"), by_them, late(8, 1, entity="user:7")
+    )
+    found = (await entries(registered))[-4:]
+    held = [[opening.path for opening in entry.event.openings] for entry in found]
+    assert held == [[], ["/name"], [], ["/email", "/name"]]
+    assert (await registered.verify()).verdict == pb.LOG_VERDICT_OK
+    assert tombstones.DROPPED._value.get() == counted + 5
+    total = "SELECT sum(dropped) FROM audits.tombstones WHERE tenant_id = $1"
+    assert await superuser.fetchval(total, uuid.UUID(registered.tenant_id)) == 5
+    stranger = Log(registered.suite, registered.suite.person(Role.ROLE_ADMIN), registered.writer)
+    theirs = personal(stranger.tenant_id, 1, {"email": EMAIL}, "/email", entity="user:7")
+    theirs.occur_time.FromDatetime(clock.now() - timedelta(hours=1))
+    await stranger.send(theirs)
+    assert (await entries(stranger))[0].event.openings
+
+
+async def test_an_event_that_waits_in_an_outbox_brings_nothing_back(suite: Suite) -> None:
+    await suite.start("projects", "audit")
+    admin = suite.person(Role.ROLE_ADMIN)
+    log = Log(suite, admin, (await suite.service("projects", SYSTEM_TENANT)).stub(AuditServiceStub))
+    runtime = suite.runtimes["projects"]
+    superuser = await suite.backends.postgres_server.connect(suite.database)
+    block = await suite.backends.postgres_server.connect(suite.database)
+    try:
+        async with block.transaction():  # the relay waits for its lease, as it would for audit
+            await block.execute("LOCK TABLE projects.outbox_lease IN ACCESS EXCLUSIVE MODE")
+            async with runtime.db.begin(tenant=admin.tenant_id) as tx:
+                await outbox.record(
+                    tx, "user:9", {"email": EMAIL}, action="projects.project.create", actor=("user", admin.id),
+                    personal=("/email",),
+                )  # fmt: skip
+            await redact(log, subject="user:9")
+        async with asyncio.timeout(30):
+            while len(found := await entries(log)) < 2:
+                await asyncio.sleep(0.05)
+            waiting = "SELECT count(*) FROM projects.outbox WHERE tenant_id = $1 AND deliver_time IS NULL"
+            while await superuser.fetchval(waiting, uuid.UUID(admin.tenant_id)):
+                await asyncio.sleep(0.05)
+        assert MessageToDict(found[-1].event.payload)["email"].keys() == {"$c"}
+        for table in ("projects.outbox", "audits.openings"):
+            holds = f"SELECT count(*) FROM {table} t WHERE tenant_id = $1 AND t::text LIKE '%' || $2 || '%'"
+            assert not await superuser.fetchval(holds, uuid.UUID(admin.tenant_id), EMAIL), table
+    finally:
+        await block.close()
+        await superuser.close()
+
+
+MANY = 6000
+
+
+@pytest.fixture
+async def crowded(log: Log, superuser: asyncpg.Connection) -> Log:
+    """Some thousand values of this tenant, and as many of another."""
+    for tenant in (log.tenant_id, str(uuid.uuid4())):
+        await superuser.execute(
+            "INSERT INTO audits.openings (tenant_id, seq, path, event_id, entity, actor_id, salt, value,"
+            " retention_class, recorded_at) SELECT $1, n, '/a', uuidv7(), 'user:' || n % 1000, 'u' || n % 997,"
+            " decode(repeat('00', 16), 'hex'), to_jsonb('value ' || n % 991), 'data',"
+            " now() - interval '2 years' + n * interval '1 second' FROM generate_series(1, $2::integer) n",
+            uuid.UUID(tenant),
+            MANY,
+        )
+    await superuser.execute("ANALYZE audits.openings")
+    return log
+
+
+async def test_a_redaction_reads_only_what_it_erases(crowded: Log) -> None:
+    db = crowded.suite.runtimes["audit"].db
+    arguments = (uuid.UUID(crowded.tenant_id), "user:7", "u8", ["value 9"])
+    scans = "SELECT seq_scan, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'openings'"
+    async with db.begin(tenant=crowded.tenant_id) as tx:
+        plan = "\n".join(row[0] for row in await tx.connection.fetch(f"EXPLAIN {redactions.OF_SUBJECT}", *arguments))
+        gone = await tx.connection.fetch(redactions.OF_SUBJECT, *arguments)
+        ((sequential, fetched),) = await tx.connection.fetch(scans)
+    assert "Seq Scan" not in plan, plan
+    for index in ("openings_entity", "openings_actor_id"):
+        assert index in plan, plan
+    expected = {n for n in range(1, MANY + 1) if n % 1000 == 7 or n % 997 == 8 or n % 991 == 9}
+    assert {row["seq"] for row in gone} == expected
+    assert (sequential, fetched <= 3 * len(expected)) == (0, True), fetched  # also in the function that finds values
+
+
+async def test_values_expire_in_steps_that_are_kept_when_the_next_one_fails(
+    crowded: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = crowded.suite.runtimes["audit"].db
+    monkeypatch.setattr(redactions, "STEP", 1000)
+    real, steps = redactions.expire, 0
+
+    async def expire(*arguments: Any) -> int:
+        nonlocal steps
+        steps += 1
+        erased = await real(*arguments)
+        if steps == 3:
+            raise OSError("the process is killed before this step commits")
+        return erased
+
+    keeper = Keeper(db=db, rules=Rules(classes.DAYS), retirements=None)
+
+    async def left() -> int:
+        async with db.begin(tenant=crowded.tenant_id) as tx:
+            return int(await tx.connection.fetchval("SELECT count(*) FROM openings"))
+
+    monkeypatch.setattr(redactions, "expire", expire)
+    with pytest.raises(OSError, match="killed"):
+        await keeper.erase_values()
+    erased_before = MANY - await left()
+    monkeypatch.setattr(redactions, "expire", real)
+    assert await keeper.erase_values() >= MANY - erased_before
+    assert await left() == 0
+    told = [entry.event for entry in await entries(crowded) if entry.event.action == "audit.opening.expire"]
+    assert [int(event.payload["erased"]) for event in told] == [1000] * 6
+
+
+async def test_the_oldest_values_are_found_by_an_index(crowded: Log, superuser: asyncpg.Connection) -> None:
+    db = crowded.suite.runtimes["audit"].db
+    before = clock.now()
+    async with db.begin(tenant=crowded.tenant_id) as tx:
+        arguments = (uuid.UUID(crowded.tenant_id), "data", before, 10)
+        plan = "\n".join(row[0] for row in await tx.connection.fetch(f"EXPLAIN {redactions._OF_CLASS}", *arguments))
+        assert len(await tx.connection.fetch("SELECT * FROM logs_with_old_openings('data', $1, 1000)", before)) >= 2
+        sequential = await tx.connection.fetchval(
+            "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'openings'"
+        )
+    assert "Seq Scan" not in plan, plan
+    assert "openings_expiry" in plan, plan
+    assert sequential == 0
 
 
 async def test_the_same_request_erases_once(registered: Log) -> None:

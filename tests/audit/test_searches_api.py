@@ -1,5 +1,6 @@
 """Lists, search, timelines, counts and exports of choices over the wire."""
 
+import asyncio
 import csv
 import io
 import json
@@ -9,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.audit import sheets, verifier
+from services.audit import searches, selections, sheets, verifier
 from services.audit.verifier import Anchors, includes, leaf_hash
 from services.kit import faults
 from tests.audit.events import Log, event, every
@@ -368,3 +369,56 @@ async def test_a_whole_export_is_as_it_was(spoken: Log) -> None:
     answer = verifier.verify(lines, Anchors(public_keys=verifier.read_anchors([key], [], []).public_keys))
     assert (answer.verdict, answer.size) == ("ok", 6)
     assert "resume" not in json.loads(lines[0])
+
+
+# Dear reads.
+
+
+async def test_an_export_by_words_finds_all_in_several_looks(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searches, "PLACES", 7)
+    monkeypatch.setattr(selections, "ROWS", 3)
+    await log.grow(20, payload={"text": "needle"})
+    await log.grow(5)
+    await log.grow(11, payload={"text": "needle"})
+    assert (await log.verify()).verdict == pb.LOG_VERDICT_OK
+    lines = (await exported(log, filter=EventFilter(text="needle"))).splitlines(keepends=True)
+    assert [json.loads(line)["seq"] for line in lines[1:-1]] == [*range(20), *range(25, 36)]
+    assert verifier.verify(lines).verdict == "unanchored"
+    everything = await exported(log, filter=EventFilter(text="needle", source="auth"))
+    assert [json.loads(line) for line in everything.splitlines()[1:]] == [{"entries": 0}]
+
+
+async def test_reads_that_hang_do_not_keep_events_out(log: Log) -> None:
+    await log.grow(1)
+    blocker = await log.suite.backends.postgres_server.connect(log.suite.database)
+    hanging: list[asyncio.Task[object]] = []
+    try:
+        async with blocker.transaction():
+            await blocker.execute("LOCK TABLE audits.openings IN ACCESS EXCLUSIVE MODE")  # which all lists read
+            hanging += [asyncio.create_task(found(log)) for _ in range(20)]
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'audits.openings'::regclass"
+            async with asyncio.timeout(10):
+                while await blocker.fetchval(waiting) < 2:
+                    await asyncio.sleep(0.01)
+            (receipt,) = await log.grow(1)
+            assert receipt.seq == 1
+    finally:
+        await blocker.close()
+        answers = await asyncio.gather(*hanging, return_exceptions=True)
+    # Those beyond the connections for reads are refused after a second, or are early enough.
+    assert all(isinstance(answer, (list, faults.ResourceExhausted)) for answer in answers), answers
+
+
+async def test_no_statement_of_an_export_outlasts_its_bound(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    await log.grow(1)
+    assert (await log.verify()).verdict == pb.LOG_VERDICT_OK
+    monkeypatch.setattr(searches, "_BOUND", "SET LOCAL statement_timeout = '100ms'")
+    blocker = await log.suite.backends.postgres_server.connect(log.suite.database)
+    try:
+        async with blocker.transaction():
+            await blocker.execute("LOCK TABLE audits.audit_log IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await exported(log, filter=EventFilter(text="project"))
+    finally:
+        await blocker.close()
+    assert faults.from_error(caught.value, service="audit").reason == "DEADLINE_TOO_SHORT"

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.audit import merkle
-from services.audit.verifier import ORIGIN, Checkpoint, compose_note, leaf_hash
+from services.audit.verifier import ORIGIN, Checkpoint, compose_follows, compose_note, leaf_hash
 from services.audit.witnesses import FileWitness, Overtaken, Refused
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -18,10 +18,13 @@ def leaves(count: int, what: str = "head") -> list[bytes]:
     return [leaf_hash(f"{what} {number}") for number in range(count)]
 
 
-def signed(count: int, *, what: str = "head", log_id: str = "super", key: Ed25519PrivateKey = KEY) -> Checkpoint:
+def signed(
+    count: int, *, what: str = "head", log_id: str = "super", key: Ed25519PrivateKey = KEY, follows: str = ""
+) -> Checkpoint:
     tiles = merkle.Edge(0, {}).extend(leaves(count, what))
     root = merkle.span_hash(merkle.Span(0, count), tiles)
-    note = compose_note(origin=ORIGIN, log_id=log_id, size=count, root=root, signed_at="2026-03-01T12:01:01Z")
+    stated = {"signed_at": "2026-03-01T12:01:01Z", "follows": follows}
+    note = compose_note(origin=ORIGIN, log_id=log_id, size=count, root=root, **stated)
     return Checkpoint(log_id, count, root, note, key.sign(note.encode()), key.public_key().public_bytes_raw())
 
 
@@ -77,9 +80,57 @@ async def test_it_knows_the_log_by_its_key(witness: FileWitness, tmp_path: Path)
 
 async def test_a_later_super_log_begins_anew_and_an_earlier_one_never(witness: FileWitness) -> None:
     await witness.add_checkpoint(0, [], signed(9))
-    await witness.add_checkpoint(0, [], signed(4, log_id="super/2"))
+    follows = compose_follows(signed(9), "token")
+    await witness.add_checkpoint(0, [], signed(4, log_id="super/2", follows=follows))
     with pytest.raises(Refused, match="which came later"):
         await witness.add_checkpoint(0, [], signed(9))
+
+
+@pytest.mark.parametrize(
+    "follows",
+    [
+        "",
+        compose_follows(signed(9), ""),
+        compose_follows(signed(8), "token"),
+        compose_follows(signed(9, what="other"), "token"),
+        compose_follows(signed(9, log_id="super/2"), "token"),
+        f"{compose_follows(signed(9), 'token')} more",
+    ],
+)
+async def test_a_later_super_log_refers_to_what_was_signed_last_or_is_not_signed(
+    witness: FileWitness, follows: str
+) -> None:
+    await witness.add_checkpoint(0, [], signed(9))
+    with pytest.raises(Refused, match="super/3 does not refer to the 9 heads of super that the witness signed"):
+        await witness.add_checkpoint(0, [], signed(4, log_id="super/3", follows=follows))
+    latest = await witness.latest()
+    assert latest is not None
+    assert latest.checkpoint == signed(9)
+
+
+async def test_a_later_super_log_does_not_change_what_it_refers_to(witness: FileWitness) -> None:
+    await witness.add_checkpoint(0, [], signed(9))
+    begun = compose_follows(signed(9), "token")
+    await witness.add_checkpoint(0, [], signed(4, log_id="super/2", follows=begun))
+    for other in ("", compose_follows(signed(9), "another"), compose_follows(signed(8), "token")):
+        with pytest.raises(Refused, match="refers to another super-log"):
+            await witness.add_checkpoint(4, proof(4, 6), signed(6, log_id="super/2", follows=other))
+    await witness.add_checkpoint(4, proof(4, 6), signed(6, log_id="super/2", follows=begun))
+
+
+async def test_what_is_kept_of_a_checkpoint_beside_its_note_must_agree_with_it(
+    witness: FileWitness, tmp_path: Path
+) -> None:
+    await witness.add_checkpoint(0, [], signed(3))
+    (path,) = (tmp_path / "witness").glob("*.jsonl")
+    whole = path.read_bytes()
+    for change in (b'"size":2', b'"log_id":"super/9"'):
+        name = change.partition(b":")[0]
+        begin = whole.index(name)
+        end = whole.index(b",", begin)
+        path.write_bytes(whole[:begin] + change + whole[end:])
+        with pytest.raises(Refused, match="does not say what was signed"):
+            await witness.latest()
 
 
 async def test_a_line_that_was_cut_off_was_never_signed(witness: FileWitness, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ WITHOUT_REQUEST_ID = {
     "triptych.auth.v1.AuthService.ChangePassword": "the old password is gone, and the answer holds secrets",
     "triptych.auth.v1.AgentCredentialService.ExchangeAgentCredential": "a second token is as good, and it is a secret",
     "triptych.audit.v1.AuditService.AppendEvents": "the event ids make a retry safe",
+    "triptych.audit.v1.SourceService.ReportSource": "it says what is so, and numbers only grow",
     "triptych.providers.v1.KeyService.ResolveKey": "it changes nothing but the audit log",
     "triptych.production.v1.AnalysisTaskService.RenewLease": "renewing twice is renewing",
     "triptych.production.v1.ArtifactService.UploadArtifact": "it stands in the header of the stream",

@@ -68,3 +68,9 @@ def test_production_has_no_plaintext_port() -> None:
 def test_plaintext_is_loopback_only() -> None:
     with pytest.raises(SettingsInvalid, match="loopback"):
         Settings.of(NEEDED | {"profile": "development", "listen_plaintext": "0.0.0.0:1"})
+
+
+@pytest.mark.parametrize("seconds", ["0", "nan", "1000000"])
+def test_a_relay_is_heard_at_least_daily_and_not_all_the_time(seconds: str) -> None:
+    with pytest.raises(SettingsInvalid, match="heartbeat_seconds"):
+        Settings.load(environment(heartbeat_seconds=seconds))

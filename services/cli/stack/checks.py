@@ -169,6 +169,7 @@ async def _postgres(patient: Patient) -> list[Finding]:
         clock = await connection.fetchval("SELECT clock_timestamp()")
         wrong = await databases.deviations(connection, patient.topology)
         open_tables = await databases.unprotected(connection, patient.topology)
+        unheard = await databases.unheard(connection)
     finally:
         await connection.close()
     again = "restart the stack: each start applies roles.sql again"
@@ -180,6 +181,8 @@ async def _postgres(patient: Patient) -> list[Finding]:
     findings += [Finding("tables", text, exposed) for text in open_tables] or [
         Finding("tables", "those with a tenant are under forced row-level security")
     ]
+    look = "see `triptych audit sources`, and whether that service runs and its outbox empties"
+    findings += [Finding("sources", text, look) for text in unheard]
     findings += await _logins(patient)
     for service in patient.topology.services:
         findings.append(await _migration(patient, service))

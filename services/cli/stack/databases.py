@@ -32,6 +32,12 @@ WHERE c.relnamespace::regnamespace::text = ANY($1) AND c.relkind IN ('r', 'p') A
   AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid))
 ORDER BY 1
 """
+_SOURCES = """
+SELECT source, extract(epoch FROM now() - seen_time)::bigint AS seconds, missing
+FROM audits.silent_sources(now() - interval '15 minutes')
+"""
+SILENCE_SECONDS = 900
+"""After which a service that reports to the audit log should have been heard: three of its heartbeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +76,35 @@ async def unprotected(connection: asyncpg.Connection, plan: Topology) -> list[st
     return [f"{row['name']} shows every tenant's rows to whoever may read it" for row in rows]
 
 
+async def unheard(connection: asyncpg.Connection) -> list[str]:
+    """Say which services the audit log has not heard of for long, or lacks events of."""
+    if await connection.fetchval("SELECT to_regprocedure('audits.silent_sources(timestamptz)')") is None:
+        return []  # a migration is missing, which is a finding of its own
+    wrong = []
+    async with connection.transaction(readonly=True):
+        # As the service itself: a function of the schema's owner must not run with a superuser's rights.
+        await connection.execute("SET LOCAL ROLE triptych_audits_app")
+        rows = await connection.fetch(_SOURCES)
+    for row in rows:
+        if row["seconds"] > SILENCE_SECONDS:
+            wrong.append(f"{row['source']} was last heard by the audit log {row['seconds']} s ago")
+        if row["missing"]:
+            wrong.append(f"{row['missing']} events of {row['source']} have a number and are not in the audit log")
+    return wrong
+
+
 async def provision(server: Server, database: str, passwords: Mapping[str, str]) -> None:
-    """Make the database, its roles and schemas as they should be."""
+    """Make the database, its roles and schemas as they should be; admit migrations of the log that are due."""
+    from services.kit import migrations  # noqa: PLC0415 - Alembic takes a moment, and the servers start meanwhile
+
+    audit = topology.read().service("audit")
     await _create(server, database)
     connection = await server.connect(database)
     try:
+        await connection.execute("SET event_triggers = off")  # roles.sql may give the schema back to its owner
         for name in ("roles.sql", "guards.sql"):
             await connection.execute((topology.deploy() / "postgres" / name).read_text(encoding="utf-8"))
+        await connection.execute("SELECT triptych_guards.admit($1)", migrations.newest(audit.module, audit.schema))
         await _set_passwords(connection, passwords)
     finally:
         await connection.close()

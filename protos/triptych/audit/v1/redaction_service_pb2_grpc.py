@@ -62,7 +62,8 @@ class RedactionServiceServicer:
 
     def RedactSubject(self, request, context):
         """Erases the personal values of all events that are about somebody or that they caused, and those that hold one of the
-        values named. Succeeds, and is logged, also when there is none.
+        values named. Succeeds, and is logged, also when there is none. The log names a subject that is no kind and UUID by a
+        keyed digest. What is delivered later of before the redaction has its values dropped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,8 @@ class RedactionServiceStub:
     """Erases personal values of one event. Errors: NOT_FOUND EVENT_NOT_FOUND; FAILED_PRECONDITION NOTHING_TO_REDACT."""
     RedactSubject: _grpc.UnaryUnaryMultiCallable[_redaction_service_pb2.RedactSubjectRequest, _redaction_service_pb2.RedactSubjectResponse]
     """Erases the personal values of all events that are about somebody or that they caused, and those that hold one of the
-    values named. Succeeds, and is logged, also when there is none.
+    values named. Succeeds, and is logged, also when there is none. The log names a subject that is no kind and UUID by a
+    keyed digest. What is delivered later of before the redaction has its values dropped.
     """
 
 @_typing.type_check_only
@@ -53,7 +54,8 @@ class RedactionServiceAsyncStub(RedactionServiceStub):
     """Erases personal values of one event. Errors: NOT_FOUND EVENT_NOT_FOUND; FAILED_PRECONDITION NOTHING_TO_REDACT."""
     RedactSubject: _aio.UnaryUnaryMultiCallable[_redaction_service_pb2.RedactSubjectRequest, _redaction_service_pb2.RedactSubjectResponse]  # type: ignore[assignment]
     """Erases the personal values of all events that are about somebody or that they caused, and those that hold one of the
-    values named. Succeeds, and is logged, also when there is none.
+    values named. Succeeds, and is logged, also when there is none. The log names a subject that is no kind and UUID by a
+    keyed digest. What is delivered later of before the redaction has its values dropped.
     """
 
 class RedactionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -76,7 +78,8 @@ class RedactionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_redaction_service_pb2.RedactSubjectResponse, _abc.Awaitable[_redaction_service_pb2.RedactSubjectResponse]]:
         """Erases the personal values of all events that are about somebody or that they caused, and those that hold one of the
-        values named. Succeeds, and is logged, also when there is none.
+        values named. Succeeds, and is logged, also when there is none. The log names a subject that is no kind and UUID by a
+        keyed digest. What is delivered later of before the redaction has its values dropped.
         """
 
 def add_RedactionServiceServicer_to_server(servicer: RedactionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
