@@ -112,9 +112,9 @@ class Admissions:
             plan = plans.make(demand, known)
             if await self._hold(plan):
                 return plan, await self._insert(plan, store, known=True)
-        except (EpochPassed, TermsPassed):
-            self._start(plan)
-        except (QuotaExceeded, RedisError, *plans.REFUSALS):
+        except (EpochPassed, TermsPassed, RedisError):
+            self._start(plan)  # it may hold, and what is tried next has another name
+        except (QuotaExceeded, *plans.REFUSALS):
             pass  # looking anew finds out whether that is so, and says it
         self._shelf.drop(demand.provider_id)
         return None

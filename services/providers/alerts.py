@@ -6,6 +6,7 @@ so whoever goes on from the last one has missed none.
 
 from collections.abc import Sequence
 from datetime import date
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -130,7 +131,7 @@ async def after(tx: Transaction, token: str) -> Sequence[pb.WatchCostAlertsRespo
     )
     if token:
         xid, _, alert_id = token.partition(".")
-        query = query.where(tuple_(_xid, table.c.id) > tuple_(literal(int(xid)), literal(UUID(alert_id))))
+        query = query.where(tuple_(_xid, table.c.id) > tuple_(literal(Decimal(xid)), literal(UUID(alert_id))))
     rows = await tx.all(query)
     return [pb.WatchCostAlertsResponse(cost_alert=_wire(row), resume_token=f"{row['xid']}.{row['id']}") for row in rows]
 

@@ -1,5 +1,9 @@
-"""Attempts to store a key: ten an hour for each owner, whatever the outcome. Counted in Valkey, else in PostgreSQL."""
+"""Attempts to store a key: ten in any hour for each owner, whatever the outcome.
 
+Counted in Valkey, which all processes share; while it is away in PostgreSQL, by hours that begin with a first attempt.
+"""
+
+import uuid
 from datetime import timedelta
 
 import structlog
@@ -15,9 +19,16 @@ from services.providers.owners import Owner
 MOST = 10
 WINDOW = timedelta(hours=1)
 SCRIPT = """
-local count = redis.call('INCR', KEYS[1])
-if count == 1 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
-return {count, redis.call('TTL', KEYS[1])}
+-- ARGV  1 window in milliseconds, 2 most, 3 name of this attempt. Gives 0, or the milliseconds until the next one.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then
+  return math.max(redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] + ARGV[1] - now, 1)
+end
+redis.call('ZADD', KEYS[1], now, ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 0
 """
 _log = structlog.get_logger()
 
@@ -59,15 +70,15 @@ class Attempts:
     async def count(self, tenant_id: str, owner: Owner) -> None:
         """Count one more, or raise when it is one too many."""
         try:
-            key = f"attempts:{{{tenant_id}:{owner}}}"
-            attempts, seconds = await self._script(keys=[key], args=[int(WINDOW.total_seconds())])
-            left = timedelta(seconds=max(seconds, 1))
+            key = f"key_attempts:{{{tenant_id}:{owner}}}"
+            wait = await self._script(keys=[key], args=[WINDOW // timedelta(milliseconds=1), MOST, str(uuid.uuid4())])
+            over, left = wait > 0, timedelta(milliseconds=wait)
         except RedisError as error:
             _log.warning("valkey unavailable; attempts are counted in PostgreSQL", error=type(error).__name__)
             async with self._db.begin(tenant=tenant_id) as tx:
                 row = await tx.only(_count, tenant_id=tenant_id, **owner.columns)
-            attempts, left = row["attempts"], row["left"]
-        if attempts > MOST:
+            over, left = row["attempts"] > MOST, row["left"]
+        if over:
             raise KeyAttempts(
                 f"{MOST} attempts to store a key in an hour are allowed; try again later", retry_after=left
             )

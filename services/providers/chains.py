@@ -30,18 +30,29 @@ class Link:
 
 
 async def make(tx: Transaction, request: Any) -> Sequence[Link]:
-    """Give the links of a call, best first. What the tenant's configuration forbids is left out."""
-    config, fallback = await configs.see(tx), request.fallback
+    """Give the links of a call, best first. What the tenant's configuration forbids is left out, or refused at once."""
+    config, fallback, caller = await configs.see(tx), request.fallback, owners.caller()
     wanted = await providers.row(tx, request.provider_id)
+    configs.check(config, str(wanted["id"]), kind=caller.kind)  # before a key is opened for nothing
     others = [await providers.row(tx, provider_id) for provider_id in fallback.provider_ids]
-    others = [provider for provider in others if provider["active"] and provider["id"] != wanted["id"]]
+    others = [provider for provider in others if provider["active"]]
     if others:
         states = await healths.states(tx, [provider["id"] for provider in others])
         others.sort(key=lambda provider: healths.ORDER[states[provider["id"]]])  # stable: else the caller's order
-    if fallback.local and config["local_fallback_allowed"] and (found := await tx.one(_local)) is not None:
+    if fallback.local and (found := await tx.one(_local)) is not None:
         others.append(await providers.row(tx, str(found["id"])))
+    others = [provider for provider in others if _is_allowed(config, provider, caller.kind)]
+    chain = {provider["id"]: provider for provider in (wanted, *others)}  # each once
     platform = fallback.platform_key and config["platform_key_allowed"]
-    return [link for provider in (wanted, *others) for link in _links(provider, platform=platform)]
+    return [link for provider in chain.values() for link in _links(provider, platform=platform)]
+
+
+def _is_allowed(config: Row, provider: Row, kind: str) -> bool:
+    """Say whether the tenant lets the caller fall back to a provider."""
+    local = provider["type"] == providers.LOCAL
+    return configs.is_allowed(config, str(provider["id"]), kind=kind) and (
+        config["local_fallback_allowed"] or not local
+    )
 
 
 def _links(provider: Row, *, platform: bool) -> list[Link]:

@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert as upsert
 from services.kit import calls, faults, outbox, updates
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.faults import FailedPrecondition, PermissionDenied
-from services.providers import money, providers, windows
+from services.providers import alerts, ledgers, money, owners, providers, windows
 from services.providers.windows import NAMES, Limits
 from triptych.common.v1.role_pb2 import Role
 from triptych.providers.v1 import tenant_ai_config_pb2, tenant_ai_config_service_pb2 as pb
@@ -109,7 +109,7 @@ async def get(tx: Transaction) -> tuple[tenant_ai_config_pb2.TenantAiConfig, Lim
 
 
 async def change(tx: Transaction, request: pb.UpdateTenantAiConfigRequest) -> pb.UpdateTenantAiConfigResponse:
-    """Change the configuration."""
+    """Change the configuration. What is used up by a lower budget is told now, as with quotas."""
     await tx.run(_ensure, tenant_id=tx.tenant_id)
     row = await tx.only(_lock)
     updates.check_etag(request.config.etag, row["revision"])
@@ -118,6 +118,9 @@ async def change(tx: Transaction, request: pb.UpdateTenantAiConfigRequest) -> pb
     stored = await tx.only(_update, **_columns(merged))
     config = _wire(stored)
     await outbox.record(tx, f"tenant_ai_config:{tx.tenant_id}", config)
+    if alerts.has_thresholds(limits(stored)):
+        owner, day = owners.tenant(tx.tenant_id), row["now"].date()
+        await alerts.raise_crossed(tx, owner, limits(stored), await ledgers.sums(tx, owner, day), day)
     return pb.UpdateTenantAiConfigResponse(config=config)
 
 
@@ -153,10 +156,15 @@ def check(row: Row, provider_id: str, *, kind: str) -> None:
     """Raise unless the caller may use this provider in this tenant."""
     if not row["ai_enabled"]:
         raise AiDisabled
-    role = calls.caller().role if kind == "user" else Role.ROLE_USER
-    for entry in row["tier_overrides"]:
-        if entry["role"] == Role.Name(role) and provider_id not in entry.get("provider_ids", ()):
-            raise ProviderNotAllowed(provider_id)
+    if not is_allowed(row, provider_id, kind=kind):
+        raise ProviderNotAllowed(provider_id)
+
+
+def is_allowed(row: Row, provider_id: str, *, kind: str) -> bool:
+    """Say whether the caller's role may use a provider."""
+    role = Role.Name(calls.caller().role if kind == "user" else Role.ROLE_USER)
+    named = [entry for entry in row["tier_overrides"] if entry["role"] == role]
+    return all(provider_id in entry.get("provider_ids", ()) for entry in named)
 
 
 def prices(row: Row, provider: Row) -> tuple[Decimal, Decimal]:

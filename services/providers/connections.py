@@ -12,15 +12,18 @@ import orjson
 
 from services.kit.db import Row
 from services.kit.faults import FailedPrecondition, Unavailable
-from services.providers import endpoints
+from services.providers import endpoints, wires
 from services.providers.adapters import Adapter, Probe
 from services.providers.adapters.anthropic import Anthropic
 from services.providers.adapters.openai import Compatible, OpenAI
+from services.providers.names import Names
 from services.providers.secrets import Secret
 
 PROBE_SECONDS = 10.0
 LONGEST_ANSWER = 4 * 1024 * 1024
 LONGEST_RETRY = timedelta(hours=1)
+ELSEWHERE = frozenset({"unsupported_country_region_territory", "ip_not_authorized"})
+"""What OpenAI says with 401 and 403 of where we are: no key is the worse for that."""
 ADAPTERS: dict[str, Adapter] = {
     "openai": OpenAI(),
     "anthropic": Anthropic(),
@@ -48,13 +51,11 @@ class ProviderUnreachable(Unavailable):
 class Connections:
     """Reaches providers."""
 
-    def __init__(self, *, allow_loopback: bool, resolve: endpoints.Resolver = endpoints.resolve) -> None:
+    def __init__(self, *, allow_loopback: bool, resolve: endpoints.Resolver | None = None) -> None:
         self.allow_loopback = allow_loopback
-        self._resolve = resolve
-        # A connection is made for one host and never kept: two hosts at one address must not share it.
-        self._client = httpx.AsyncClient(
-            trust_env=False, follow_redirects=False, limits=httpx.Limits(max_keepalive_connections=0)
-        )
+        self._names = Names()
+        self._resolve = resolve or self._names.resolve
+        self._client = wires.client()
 
     async def prove(self, provider: Row, key: Secret) -> None:
         """Show by a real call that the provider accepts the key, or raise."""
@@ -67,6 +68,8 @@ class Connections:
                 response, body = await self._send(pinned, probe)
         except (TimeoutError, httpx.TimeoutException):
             raise ProviderUnreachable("timeout") from None
+        except wires.Crumbled:
+            raise ProviderUnreachable("too long an answer") from None
         except (OSError, httpx.HTTPError):
             raise ProviderUnreachable("no connection") from None
         _judge(response, body, adapter)
@@ -74,6 +77,7 @@ class Connections:
     async def close(self) -> None:
         """Close what is open."""
         await self._client.aclose()
+        self._names.close()
 
     async def _send(self, pinned: endpoints.Pinned, probe: Probe) -> tuple[httpx.Response, bytes]:
         headers = {"host": pinned.endpoint.authority, "accept": "application/json", "accept-encoding": "identity"}
@@ -90,7 +94,7 @@ class Connections:
 
 async def _read(response: httpx.Response) -> bytes:
     body = bytearray()
-    async for part in response.aiter_raw():
+    async for part in wires.parts(response):
         body += part
         if len(body) > LONGEST_ANSWER:
             raise ProviderUnreachable("too long an answer")
@@ -98,8 +102,9 @@ async def _read(response: httpx.Response) -> bytes:
 
 
 def _judge(response: httpx.Response, body: bytes, adapter: Adapter) -> None:
-    status = response.status_code
-    if status in (401, 403) and isinstance(_json(body), dict):  # a firewall before it answers for no provider
+    status, said = response.status_code, _json(body)
+    # A firewall before it answers for no provider.
+    if status in (401, 403) and isinstance(said, dict) and _code(said) not in ELSEWHERE:
         raise KeyRejectedByProvider(
             f"the provider refused the key with status {status}; it was not stored", status=status
         )
@@ -107,8 +112,13 @@ def _judge(response: httpx.Response, body: bytes, adapter: Adapter) -> None:
         raise ProviderUnreachable("redirect")
     if status != httpx.codes.OK:
         raise ProviderUnreachable(f"status {status}", _retry_after(response))
-    if not adapter.is_answer(_json(body)):
+    if not adapter.is_answer(said):
         raise ProviderUnreachable("not its format")
+
+
+def _code(said: dict[str, Any]) -> str:
+    error = said.get("error")
+    return str(error.get("code")) if isinstance(error, dict) else ""
 
 
 def _json(body: bytes) -> Any:

@@ -4,10 +4,8 @@ Refused: anything but https, users, queries and fragments in the address, and ev
 that is not public. The address that was checked is the one that is connected to, so changing DNS helps nobody.
 """
 
-import asyncio
 import ipaddress
 import re
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -19,8 +17,12 @@ LOOPBACK = "127.0.0.1"
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
+"""Names whose last part is a number: resolvers take them for IPv4 addresses in an old form, as 127.1 or 0x7f000001."""
 _TRANSLATED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 """IPv6 that leads to IPv4 addresses which nobody checked."""
+_MISSED = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "fec0::/10")))
+"""Special addresses that Python takes for public: of protocols, relays, documentation, sites."""
 
 
 class EndpointRefused(InvalidArgument):
@@ -75,8 +77,10 @@ def parse(text: str, *, allow_loopback: bool) -> Endpoint:
     if parts.scheme != "https" and not (loopback and parts.scheme == "http"):
         raise EndpointRefused("the scheme must be https")
     literal = _literal(host)
-    if literal is None and not _HOST.fullmatch(host):
+    if literal is None and (not _HOST.fullmatch(host) or _NUMBER.fullmatch(host) or "[" in parts.netloc):
         raise EndpointRefused("it has no usable host name")
+    if port == 0:
+        raise EndpointRefused("0 is no port")
     if literal is not None and not loopback and (problem := special(literal)):
         raise EndpointRefused(f"the address is {problem}")
     return Endpoint(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
@@ -86,7 +90,9 @@ def trust(text: str) -> Endpoint:
     """Read the address that an operator set: http too, and any host, for it is nobody else's word."""
     parts, port = _split(text)
     host = parts.hostname or ""
-    if parts.scheme not in {"http", "https"} or not (_literal(host) or _HOST.fullmatch(host)) or parts.query:
+    named = parts.username is not None or parts.password is not None
+    usable = _literal(host) is not None or _HOST.fullmatch(host)
+    if parts.scheme not in {"http", "https"} or not usable or named or parts.query:
         raise EndpointRefused("it must be http://HOST:PORT/PATH or https, without user and query")
     return Endpoint(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
 
@@ -102,12 +108,6 @@ async def pin(endpoint: Endpoint, *, allow_loopback: bool, resolve: Resolver) ->
     return Pinned(endpoint, addresses[0])
 
 
-async def resolve(host: str, port: int) -> list[str]:
-    """Ask the system's resolver. Raises OSError where it knows no address."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]).partition("%")[0] for entry in found]
-
-
 def special(address: Address) -> str:
     """Say what is special about an address; empty for a public one."""
     if isinstance(address, ipaddress.IPv6Address):
@@ -118,7 +118,8 @@ def special(address: Address) -> str:
     for name in ("loopback", "link_local", "multicast", "unspecified", "private", "reserved"):
         if getattr(address, f"is_{name}"):
             return name.replace("_", "-")
-    return "" if address.is_global else "not public"
+    missed = any(address in network for network in _MISSED if network.version == address.version)
+    return "not public" if missed or not address.is_global else ""
 
 
 def _split(text: str) -> tuple[SplitResult, int | None]:

@@ -88,7 +88,16 @@ class Engagement:
         self.whole = self.whole or piece.last
 
     def used(self) -> tuple[int, int, bool]:
-        """Give input and output tokens, and whether that is an estimate: what breaks off was not counted to its end."""
+        """Give input and output tokens, and whether that is an estimate: what breaks off was not counted to its end.
+
+        A count that the ledger cannot price is none; what was held for the answer is charged then.
+        """
+        given, came, estimated = self._counted()
+        if money.is_chargeable(given, came, *self.plan.prices):
+            return given, came, estimated
+        return self.plan.demand.input_tokens, self.plan.demand.output_tokens, True
+
+    def _counted(self) -> tuple[int, int, bool]:
         guessed = prompts.output_tokens(self.size)
         given = prompts.input_tokens(self.prompt) if self.input_tokens is None else self.input_tokens
         if self.whole and self.output_tokens is not None:

@@ -99,7 +99,7 @@ def unseal(row: Row, dek: Secret) -> Secret:
     binding, sealed = Binding.of(row), row["encrypted_api_key"]
     try:
         return Secret(AESGCM(dek.reveal()).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], binding.associated_data))
-    except InvalidTag:
+    except (InvalidTag, ValueError):  # what is too short, or not 256 bits, is damaged too
         raise _damaged(binding) from None
 
 

@@ -4,22 +4,24 @@ No redirects, no proxy; bounded in time, in size and in how deep JSON may nest. 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+import codecs
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import orjson
 
 from services.kit.db import Row
-from services.providers import endpoints, providers
+from services.providers import endpoints, providers, wires
 from services.providers.adapters import Adapter, NotItsFormat, Piece, Probe, Prompt, ReportedError
 from services.providers.adapters.anthropic import Anthropic
 from services.providers.adapters.openai import Compatible, Local, OpenAI
 from services.providers.endpoints import Endpoint
 from services.providers.failures import CallFailed, Kind, LocalModelMissing
+from services.providers.names import Names
 from services.providers.secrets import Secret
 
 CONNECT_SECONDS = 5.0
@@ -28,6 +30,8 @@ LONGEST_ANSWER = 3 * 1024 * 1024
 LONGEST_STREAM = 32 * 1024 * 1024
 """Bytes of a stream; every few characters of text come in some hundred bytes of JSON."""
 LONGEST_LINE = 1024 * 1024
+FREE_LINES, LEAST_LINE = 10_000, 4
+"""Lines whose length does not matter, and how many bytes those beyond them must have on average."""
 LONGEST_ERROR = 64 * 1024
 LONGEST_RETRY = timedelta(hours=1)
 ADAPTERS: dict[str, Adapter] = {
@@ -37,23 +41,20 @@ ADAPTERS: dict[str, Adapter] = {
     "huggingface": Compatible(),
     providers.LOCAL: Local(),
 }
+T = TypeVar("T")
 
 
 class Exchanges:
     """Asks providers."""
 
     def __init__(
-        self, *, allow_loopback: bool, local_endpoint: str = "", resolve: endpoints.Resolver = endpoints.resolve
+        self, *, allow_loopback: bool, local_endpoint: str = "", resolve: endpoints.Resolver | None = None
     ) -> None:
         self._allow_loopback = allow_loopback
         self._local = endpoints.trust(local_endpoint) if local_endpoint else None
-        self._resolve = resolve
-        # A connection is made for one host and never kept: two hosts at one address must not share it.
-        self._client = httpx.AsyncClient(
-            trust_env=False,
-            follow_redirects=False,
-            limits=httpx.Limits(max_keepalive_connections=0, max_connections=None),
-        )
+        self._names = Names()
+        self._resolve = resolve or self._names.resolve
+        self._client = wires.client()
 
     def has_local(self) -> bool:
         """Say whether a local model is set up."""
@@ -91,6 +92,7 @@ class Exchanges:
     async def close(self) -> None:
         """Close what is open."""
         await self._client.aclose()
+        self._names.close()
 
     def _endpoint(self, provider: Row) -> Endpoint:
         if provider["type"] != providers.LOCAL:
@@ -101,22 +103,24 @@ class Exchanges:
 
     @asynccontextmanager
     async def _opened(self, provider: Row, endpoint: Endpoint, probe: Probe, end: float) -> AsyncIterator["_Answer"]:
-        async with asyncio.timeout_at(end):
-            pinned = await self._pin(provider, endpoint)
-            headers = {"host": endpoint.authority, "accept-encoding": "identity", "content-type": "application/json"}
-            request = self._client.build_request(
-                probe.method,
-                pinned.url(probe.path),
-                headers={**headers, **probe.headers},
-                content=orjson.dumps(probe.body) if probe.body is not None else None,
-                timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-                extensions={"sni_hostname": endpoint.host},
-            )
-            response = await self._client.send(request, stream=True)
+        response = await _timed(end, self._send(provider, endpoint, probe))
         try:
             yield _Answer(response, end)
         finally:
             await response.aclose()
+
+    async def _send(self, provider: Row, endpoint: Endpoint, probe: Probe) -> httpx.Response:
+        pinned = await self._pin(provider, endpoint)
+        headers = {"host": endpoint.authority, "accept-encoding": "identity", "content-type": "application/json"}
+        request = self._client.build_request(
+            probe.method,
+            pinned.url(probe.path),
+            headers={**headers, **probe.headers},
+            content=orjson.dumps(probe.body) if probe.body is not None else None,
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+            extensions={"sni_hostname": endpoint.host},
+        )
+        return await self._client.send(request, stream=True)
 
     async def _pin(self, provider: Row, endpoint: Endpoint) -> endpoints.Pinned:
         if provider["type"] == providers.LOCAL:  # the operator's own word: it may be anywhere
@@ -133,13 +137,8 @@ class _Answer:
 
     async def parts(self) -> AsyncIterator[bytes]:
         """Give the bytes as they come."""
-        raw = aiter(self.response.aiter_raw())
-        while True:
-            try:
-                async with asyncio.timeout_at(self._end):
-                    part = await anext(raw)
-            except StopAsyncIteration:
-                return
+        raw = aiter(wires.parts(self.response))
+        while (part := await _timed(self._end, anext(raw, None))) is not None:
             yield part
 
     async def read(self, longest: int) -> bytes:
@@ -152,6 +151,17 @@ class _Answer:
         return bytes(body)
 
 
+async def _timed(end: float, work: Awaitable[T]) -> T:
+    """Wait for a provider until then, and say how long that was when it was in vain."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    try:
+        async with asyncio.timeout_at(end):
+            return await work
+    except TimeoutError:
+        raise CallFailed(Kind.FAILED, "timeout", waited=loop.time() - began) from None
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """Turn what can go wrong into CallFailed, without anything of the answer."""
@@ -161,6 +171,8 @@ def _told() -> Iterator[None]:
         raise CallFailed(Kind.FAILED, "timeout") from None
     except (NotItsFormat, orjson.JSONDecodeError):
         raise CallFailed(Kind.BROKEN, "not its format") from None
+    except wires.Crumbled:
+        raise CallFailed(Kind.BROKEN, "too long an answer") from None
     except ReportedError:
         raise CallFailed(Kind.FAILED, "it reported an error") from None
     except (OSError, httpx.HTTPError):
@@ -196,6 +208,10 @@ async def _says_unpaid(answer: _Answer) -> bool:
         return "insufficient_quota" in (error.get("code"), error.get("type"))
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, NotItsFormat):
         return False
+    except CallFailed as failure:
+        if failure.kind is Kind.BROKEN:  # a long story; it is busy all the same
+            return False
+        raise
 
 
 async def _streamed(answer: _Answer, adapter: Adapter) -> AsyncIterator[Piece]:
@@ -219,22 +235,40 @@ async def _events(answer: _Answer) -> AsyncIterator[Any]:
         if line.startswith(b"data:"):
             data.append(line[5:].strip())
         elif not line and data:
-            joined = b"\n".join(data)
+            yield _event(data)
             data.clear()
-            yield None if joined == b"[DONE]" else _json(joined)
+    if data:  # some do not end their last event; what is only half there was broken off
+        try:
+            last = _event(data)
+        except orjson.JSONDecodeError:
+            return
+        yield last
+
+
+def _event(data: list[bytes]) -> Any:
+    joined = b"\n".join(data)
+    return None if joined == b"[DONE]" else _json(joined)
 
 
 async def _lines(answer: _Answer) -> AsyncIterator[bytes]:
-    total, rest = 0, bytearray()
+    total, count = 0, 0
+    waiting = bytearray()  # a long line in small parts is put together once
     async for part in answer.parts():
         total += len(part)
-        rest += part
-        *lines, last = rest.split(b"\n")
-        if total > LONGEST_STREAM or len(last) > LONGEST_LINE or any(len(line) > LONGEST_LINE for line in lines):
+        waiting += part
+        if total > LONGEST_STREAM or len(waiting) - len(part) > LONGEST_LINE:
+            raise CallFailed(Kind.BROKEN, "too long an answer")
+        if b"\n" not in part:
+            continue
+        *lines, rest = bytes(waiting).split(b"\n")
+        waiting = bytearray(rest)
+        count += len(lines)
+        if count > FREE_LINES + total // LEAST_LINE or any(len(line) > LONGEST_LINE for line in (*lines, rest)):
             raise CallFailed(Kind.BROKEN, "too long an answer")
         for line in lines:
-            yield bytes(line).rstrip(b"\r")
-        rest = bytearray(last)
+            yield line.removeprefix(codecs.BOM_UTF8).rstrip(b"\r")
+    if waiting:
+        yield bytes(waiting).rstrip(b"\r")
 
 
 def _json(body: bytes) -> Any:
@@ -249,7 +283,7 @@ def _retry_after(response: httpx.Response) -> timedelta | None:
         return min(timedelta(seconds=int(given)), LONGEST_RETRY)
     try:
         moment = parsedate_to_datetime(given)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         return None

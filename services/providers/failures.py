@@ -39,6 +39,12 @@ class CallFailed(Exception):
     problem: str
     status: int = 0
     retry_after: timedelta | None = None
+    waited: float | None = None
+    """Seconds that the provider had when its time was over; None: it was not about time."""
+
+    def blames(self, fair: float) -> bool:
+        """Say whether this speaks against the provider; who had less than a fair time has not failed."""
+        return self.kind.hard and (self.waited is None or self.waited >= fair)
 
     def fault(self, key_id: str) -> faults.Fault:
         """Give what the caller is told."""

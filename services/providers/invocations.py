@@ -60,10 +60,11 @@ class Invocations:
         """Give the text of an answer, in pieces or whole, and at last what it came to."""
         call = _begin(request, streaming=streaming)
         async with self._db.begin() as tx:
-            if (answer := await requests.recall(tx, request)) is not None:
-                yield answer.invocation
-                return
-            chain = await chains.make(tx, request)
+            answer = await requests.recall(tx, request)
+            chain = await chains.make(tx, request) if answer is None else ()
+        if answer is not None:
+            yield answer.invocation
+            return
         resort = all(self._tries.is_open(link.provider) for link in chain)
         missed: list[faults.Fault] = []
         for link in chain:

@@ -90,7 +90,8 @@ class KeyNotFound(NotFound):
     """No such key for the caller: missing, another's, revoked, expired, or for another host."""
 
     def __init__(self, **facts: object) -> None:
-        super().__init__("there is no such key", violations=None, retry_after=None, **facts)
+        text = "there is no such key; to store one: StoreKey (`triptych keys store`)"
+        super().__init__(text, violations=None, retry_after=None, **facts)
 
 
 class KeyNotCurrent(FailedPrecondition):

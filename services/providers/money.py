@@ -42,13 +42,22 @@ def of_nano(amount: int) -> Decimal:
 
 def cost(input_tokens: int, output_tokens: int, input_price: Decimal, output_price: Decimal) -> Decimal:
     """Give the cost of tokens at prices for a thousand, rounded up to what the ledger can hold (10^-12)."""
-    thousand = _exact.add(
-        _exact.multiply(Decimal(input_tokens), input_price), _exact.multiply(Decimal(output_tokens), output_price)
-    )
-    amount = _exact.scaleb(thousand, -3).quantize(_PICO, ROUND_CEILING, context=_exact)
+    amount = _cost(input_tokens, output_tokens, input_price, output_price)
     if amount > LARGEST:
         raise faults.RequestInvalid(
             f"these tokens would cost {text(amount)} USD; one reservation may hold {LARGEST} USD: split the work",
             cost_usd=text(amount),
         )
     return amount
+
+
+def is_chargeable(input_tokens: int, output_tokens: int, input_price: Decimal, output_price: Decimal) -> bool:
+    """Tell whether these tokens have a cost that one reservation can be charged with."""
+    return _cost(input_tokens, output_tokens, input_price, output_price) <= LARGEST
+
+
+def _cost(input_tokens: int, output_tokens: int, input_price: Decimal, output_price: Decimal) -> Decimal:
+    thousand = _exact.add(
+        _exact.multiply(Decimal(input_tokens), input_price), _exact.multiply(Decimal(output_tokens), output_price)
+    )
+    return _exact.scaleb(thousand, -3).quantize(_PICO, ROUND_CEILING, context=_exact)

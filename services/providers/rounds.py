@@ -1,6 +1,11 @@
-"""The rounds in which keys get what time brings: their end, their provider's end, the daily question, counted uses."""
+"""The rounds in which keys get what time brings: their end, their provider's end, the daily question, counted uses.
+
+Questions go their own rounds, some of each tenant: a provider that does not answer keeps no other tenant's keys
+waiting, and nobody's from their end.
+"""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 from sqlalchemy import func, select, update
@@ -16,6 +21,8 @@ from services.providers.validations import Validations
 SECONDS = 20.0
 MOST = 500
 """Keys that end in one transaction."""
+TENANTS_AT_ONCE = 8
+"""Whose providers are asked at the same time."""
 EXPIRED, REVOKED = "providers.key.expire", "providers.key.revoke"
 _log = structlog.get_logger()
 _tenants = Statement(select(func.tenants_with_due_keys().label("tenant_id")))
@@ -64,23 +71,27 @@ class Rounds:
 
     async def run(self) -> None:
         """Go round for as long as the process serves."""
-        while True:
-            try:
-                await self.go()
-            except Exception:  # noqa: BLE001 - the loop goes on, whatever one round met
-                _log.exception("a round of keys failed")
-            await asyncio.sleep(SECONDS)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat(self.end))
+            group.create_task(self._repeat(self.ask))
 
     async def go(self) -> None:
         """Go round once."""
+        await self.end()
+        await self.ask()
+
+    async def end(self) -> None:
+        """Write what is counted and end the keys whose time, or whose provider's, is over."""
         await self._uses.flush(self._db)
-        async with self._db.begin(tenant="") as tx:
-            tenants = [str(row["tenant_id"]) for row in await tx.all(_tenants)]
-        for tenant_id in tenants:
+        for tenant_id in await self._due():
             for statement, action in ((_expire, EXPIRED), (_revoke, REVOKED)):
                 while await self._end(tenant_id, statement, action):
                     pass
-            await self._validations.validate_due(tenant_id)
+
+    async def ask(self) -> None:
+        """Ask providers about keys whose day is over."""
+        gate = asyncio.Semaphore(TENANTS_AT_ONCE)
+        await asyncio.gather(*(self._ask(tenant_id, gate) for tenant_id in await self._due()))
 
     async def close(self) -> None:
         """Write what is counted, if the database is still there."""
@@ -88,6 +99,26 @@ class Rounds:
             await self._uses.flush(self._db)
         except faults.Fault as fault:
             _log.warning("uses of the last minute are not counted", reason=fault.reason)
+
+    async def _repeat(self, go: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await go()
+            except Exception:  # noqa: BLE001 - the loop goes on, whatever one round met
+                _log.exception("a round of keys failed")
+            await asyncio.sleep(SECONDS)
+
+    async def _due(self) -> list[str]:
+        async with self._db.begin(tenant="") as tx:
+            return [str(row["tenant_id"]) for row in await tx.all(_tenants)]
+
+    async def _ask(self, tenant_id: str, gate: asyncio.Semaphore) -> None:
+        """Ask for one tenant; what goes wrong there is nobody else's."""
+        async with gate:
+            try:
+                await self._validations.validate_due(tenant_id)
+            except faults.Fault as fault:
+                _log.warning("keys were not asked about", tenant=tenant_id, reason=fault.reason)
 
     async def _end(self, tenant_id: str, statement: Statement, action: str) -> list[Row]:
         """End keys and destroy their material, in the statement that changes their state."""

@@ -25,6 +25,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 """Seconds before the second try, doubled for each further one, halved at random."""
 LEAST_SECONDS = 0.2
 """With less left a try is not begun."""
+PATIENCE, FAIR_SECONDS = 0.5, 10.0
+"""A provider that did not answer in half of its time, or in so many seconds, has failed. Who gives it less, or reads
+its answer slowly, must not switch it off for the others."""
 
 
 class Tries:
@@ -82,7 +85,8 @@ class Tries:
                     yield piece
             await self._checks.note(provider, problem="", seconds=time.monotonic() - began)
         except CallFailed as failure:
-            failed = failure.kind.hard or (None if failure.kind is Kind.BUSY else False)
+            fair = min(provider["timeout_seconds"] * PATIENCE, FAIR_SECONDS)
+            failed = failure.blames(fair) or (None if failure.kind.hard or failure.kind is Kind.BUSY else False)
             if failed:
                 await self._checks.note(provider, problem=failure.problem, seconds=time.monotonic() - began)
             raise

@@ -25,6 +25,8 @@ from triptych.providers.v1 import key_pb2, key_service_pb2 as pb
 
 AT_ONCE = 8
 """Keys of a tenant that are asked about at the same time."""
+MOST_TURNS = 8
+"""So often in one round; the rest comes with the next, after the other tenants' keys."""
 LEASE = timedelta(minutes=10)
 """How long a key that is being asked about is nobody else's; a process that dies leaves it that long."""
 RETRY = timedelta(hours=1)
@@ -141,8 +143,8 @@ class Validations:
             return await requests.once(tx, request, store)
 
     async def validate_due(self, tenant_id: str) -> None:
-        """Ask about the keys of a tenant whose day is over."""
-        while True:
+        """Ask about the keys of a tenant whose day is over, if they are not too many for one round."""
+        for _ in range(MOST_TURNS):
             async with self._db.begin(tenant=tenant_id) as tx:
                 rows = await tx.all(_claim)
                 known = {row["provider_id"]: await providers.row(tx, str(row["provider_id"])) for row in rows}

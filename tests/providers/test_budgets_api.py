@@ -277,6 +277,30 @@ async def test_a_watch_gives_each_alert_once_goes_on_where_it_was_and_ends(
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("xid", ["0", "3000000000", "9" * 20])
+async def test_a_watch_goes_on_from_any_transaction(admin: Person, user: Person, provider: Provider, xid: str) -> None:
+    await configure(admin, "daily_cost_usd", daily_cost_usd="1")
+    await use(user, provider, 850)
+    seen = await watch(admin, token=f"{xid}.{uuid.UUID(int=0)}")
+    assert len(seen) == (xid == "0")
+
+
+async def test_a_limit_that_is_lowered_below_what_was_used_is_told_at_once(
+    admin: Person, user: Person, provider: Provider
+) -> None:
+    owner = Principal(kind=PrincipalKind.PRINCIPAL_KIND_USER, id=user.id)
+    await use(user, provider, 850)
+    assert not await alerts(admin)
+    for cost in ("100", "1", "0.5", "0.5"):
+        quota = Quota(owner=owner, monthly_cost_usd=cost)
+        await admin.stub(QuotaServiceStub).SetQuota(quota_pb.SetQuotaRequest(quota=quota))
+    assert sorted(alert.threshold_percent for alert in await alerts(user)) == [80, 90, 100]
+    for budget in ("0.9", "0.9"):
+        await configure(admin, "monthly_cost_usd", monthly_cost_usd=budget)
+    budgets = [alert for alert in await alerts(admin) if not alert.HasField("owner")]
+    assert sorted(alert.threshold_percent for alert in budgets) == [80, 90]
+
+
 async def test_a_watch_ends_well_before_the_callers_deadline(admin: Person) -> None:
     call = admin.stub(UsageServiceStub).WatchCostAlerts(usage_pb.WatchCostAlertsRequest(seconds=300), timeout=2)
     assert [message async for message in call] == []

@@ -3,6 +3,7 @@
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -192,6 +193,25 @@ async def test_what_was_not_reserved_is_charged_in_both(counters: Counters, acco
         assert list(standing.committed.values()) == [3, 3, 10, 10, 20, 20]
     stale = at(accounts, whole=9)
     assert await counters.charge(stale, 3, Want(10, 20)) == [stale.tenant]
+
+
+async def test_an_hour_of_attempts_is_any_hour(runtime: Runtime, store: Redis) -> None:
+    attempts, tenant, who = Attempts(valkey=store, db=runtime.db), str(uuid.uuid4()), Owner("user", str(uuid.uuid4()))
+    for _ in range(MOST):
+        await attempts.count(tenant, who)
+    name = f"key_attempts:{{{tenant}:{who}}}"
+    made: Any = await store.zrange(name, 0, -1, withscores=True)
+    for member, moment in made[:4]:  # an hour later than these four, half an hour later than the others
+        await store.zadd(name, {member: moment - 3_600_000})
+    for member, moment in made[4:]:
+        await store.zadd(name, {member: moment - 1_800_000})
+    for _ in range(4):
+        await attempts.count(tenant, who)
+    with pytest.raises(KeyAttempts) as caught:
+        await attempts.count(tenant, who)
+    assert caught.value.retry_after is not None
+    assert timedelta(0) < caught.value.retry_after <= timedelta(minutes=30)
+    assert await store.pttl(name) > 0
 
 
 @pytest.mark.parametrize("url", ["", "redis://127.0.0.1:1/0"])

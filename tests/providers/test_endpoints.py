@@ -49,6 +49,23 @@ PUBLIC = "1.1.1.1"
         "https://[fd00::1]",
         "https://[ff02::1]",
         "https://[::]",
+        "https://0",
+        "https://2130706433",
+        "https://127.1",
+        "https://0177.0.0.1",
+        "https://0x7f.1",
+        "https://0x7f000001",
+        "https://metadata.0x1",
+        "https://api.openai.com.",
+        "https://api.openai.com:0",
+        "https://[v1.fe80]",
+        "https://[fe80::1%25eth0]",
+        "https://[fec0::1]",
+        "https://[3fff::1]",
+        "https://192.88.99.1",
+        "https://192.0.0.9",
+        "https://api.openai.com\r\nx-evil: 1",
+        "https://api.openai.com/\tv1",
     ],
 )
 def test_what_a_key_must_not_be_sent_to_is_refused(text: str) -> None:
@@ -59,6 +76,17 @@ def test_what_a_key_must_not_be_sent_to_is_refused(text: str) -> None:
 def test_a_public_https_endpoint_is_accepted() -> None:
     endpoint = endpoints.parse("https://API.openai.com/v1/", allow_loopback=False)
     assert (endpoint.host, endpoint.port, endpoint.path) == ("api.openai.com", 443, "/v1")
+
+
+@pytest.mark.parametrize("text", ["https://3com.example", "https://1.example", "https://0x.example", "https://8.8.8.8"])
+def test_a_number_in_front_is_no_address_in_an_old_form(text: str) -> None:
+    assert endpoints.parse(text, allow_loopback=False).authority == text.removeprefix("https://")
+
+
+@pytest.mark.parametrize("text", ["http://user@host:1/v1", "http://user:word@host", "http://host/?key=1", "ftp://host"])
+def test_an_operators_own_address_names_no_user_either(text: str) -> None:
+    with pytest.raises(EndpointRefused):
+        endpoints.trust(text)
 
 
 def test_loopback_is_allowed_by_number_only_and_only_where_the_operator_says_so() -> None:

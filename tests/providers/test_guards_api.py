@@ -5,8 +5,10 @@ import os
 import signal
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,10 +21,15 @@ from tests.suite import Person
 from triptych.common.v1.role_pb2 import Role
 from triptych.providers.v1.key_service_pb2_grpc import KeyServiceStub
 from triptych.providers.v1.provider_pb2 import Provider
-from triptych.providers.v1.provider_service_pb2 import CreateProviderRequest
+from triptych.providers.v1.provider_service_pb2 import CreateProviderRequest, GetProviderRequest
 from triptych.providers.v1.provider_service_pb2_grpc import ProviderServiceStub
 
-OUTAGE = 3.0
+if TYPE_CHECKING:  # known to type checkers alone
+    from triptych.providers.v1.key_service_pb2_grpc import KeyServiceAsyncStub
+
+OUTAGE = 60.0
+"""Seconds; a minute is what is promised, so a minute is what is tried."""
+WARM, CALLERS = 20, 4
 QUICK = 0.1
 
 
@@ -69,49 +76,94 @@ async def back(person: Person, provider: Provider) -> None:
                 return
 
 
-async def test_while_openbao_is_sealed_warm_keys_open_and_cold_ones_are_refused_at_once(
+def late(times: list[float]) -> float:
+    """The time that nineteen of twenty were not above."""
+    return statistics.quantiles(times, n=20)[-1]
+
+
+async def timed(call: Awaitable[Any], times: list[float]) -> Any:
+    """Note how long a call took, whatever came of it."""
+    began = time.perf_counter()
+    try:
+        return await call
+    except faults.Unavailable as fault:
+        return fault
+    finally:
+        times.append(time.perf_counter() - began)
+
+
+class Load:
+    """People who go on using the service while its OpenBao is sealed, and what they met with."""
+
+    def __init__(self, admin: Person, provider: Provider, experiments: "KeyServiceAsyncStub") -> None:
+        self.provider = provider
+        self.experiments = experiments
+        self.people = [admin.colleague(Role.ROLE_USER) for _ in range(WARM + 1)]
+        self.values = {person.id: secret() for person in self.people}
+        self.served = Counter[str]()
+        self.last: dict[str, float] = {}
+        self.refused: list[float] = []
+        self.others: list[float] = []
+        self.echoes: list[float] = []
+
+    async def store(self) -> None:
+        for person in self.people:
+            await person.stub(KeyServiceStub).StoreKey(to_store(self.provider, self.values[person.id]))
+
+    async def open_key(self, person: Person) -> None:
+        answer = await self.experiments.ResolveKey(to_resolve(person, self.provider))
+        assert answer.api_key == self.values[person.id]
+
+    async def keep_opening(self, people: list[Person], until: float) -> None:
+        """Whichever fails ends the test."""
+        while time.monotonic() < until:
+            for person in people:
+                await self.open_key(person)
+                self.served[person.id] += 1
+                self.last[person.id] = time.monotonic()
+                await asyncio.sleep(0.01)
+
+    async def keep_failing(self, cold: Person, until: float) -> None:
+        request = GetProviderRequest(provider_id=self.provider.id)
+        while time.monotonic() < until:
+            resolve = self.experiments.ResolveKey(to_resolve(cold, self.provider))
+            for call, times in (
+                (resolve, self.refused),
+                (cold.stub(KeyServiceStub).StoreKey(to_store(self.provider)), self.others),
+            ):
+                fault = await timed(call, times)
+                assert (fault.reason, fault.facts["dependency"]) == ("DEPENDENCY_UNAVAILABLE", "openbao")
+            await timed(cold.stub(ProviderServiceStub).GetProvider(request), self.echoes)
+            await asyncio.sleep(0.02)
+
+
+async def test_sealed_for_a_minute_under_load_every_warm_key_opens_and_all_else_is_refused_at_once(
     island: Island, fake: FakeOpenAI
 ) -> None:
     admin = island.person(Role.ROLE_ADMIN)
-    warm, cold = admin.colleague(Role.ROLE_USER), admin.colleague(Role.ROLE_USER)
-    provider = await add_provider(admin, fake)
-    values = {person.id: secret() for person in (warm, cold)}
-    for person in (warm, cold):
-        await person.stub(KeyServiceStub).StoreKey(to_store(provider, values[person.id]))
     experiments = (await island.service("experiments", admin)).stub(KeyServiceStub)
-    assert (await experiments.ResolveKey(to_resolve(warm, provider))).api_key == values[warm.id]
-    served, refused, others = 0, list[float](), list[float]()
+    load = Load(admin, await add_provider(admin, fake), experiments)
+    await load.store()
+    *warm, cold = load.people
+    for person in warm:
+        await load.open_key(person)
     fake.requests.clear()
-
-    async def keep_opening(until: float) -> None:
-        nonlocal served
-        while time.monotonic() < until:
-            assert (await experiments.ResolveKey(to_resolve(warm, provider))).api_key == values[warm.id]
-            served += 1
-
-    async def keep_failing(until: float) -> None:
-        while time.monotonic() < until:
-            for call, times in (
-                (experiments.ResolveKey(to_resolve(cold, provider)), refused),
-                (warm.stub(KeyServiceStub).StoreKey(to_store(provider)), others),
-            ):
-                began = time.perf_counter()
-                with pytest.raises(faults.Unavailable) as caught:
-                    await call
-                assert caught.value.reason == "DEPENDENCY_UNAVAILABLE"
-                assert caught.value.facts["dependency"] == "openbao"
-                times.append(time.perf_counter() - began)
-            await asyncio.sleep(0.01)
-
+    running = island.runtimes["providers"]
     async with sealed(island):
         until = time.monotonic() + OUTAGE
-        await asyncio.gather(*(keep_opening(until) for _ in range(4)), keep_failing(until))
-    assert served > 20
-    assert statistics.median(refused) < QUICK
-    assert statistics.median(others) < QUICK
+        opening = (load.keep_opening(warm[number::CALLERS], until) for number in range(CALLERS))
+        await asyncio.gather(*opening, load.keep_failing(cold, until))
+    assert all(until - load.last[person.id] < OUTAGE / 4 for person in warm)  # each of them, to the end
+    assert min(load.served.values()) > 20
+    for times in (load.refused, load.others):
+        assert statistics.median(times) < QUICK
+        # The machine may be busy with others; what a call that asks nobody needs at the same time is not ours.
+        assert late(times) - late(load.echoes) < QUICK
     assert not fake.requests  # a key that cannot be sealed is not sent around either
-    await back(warm, provider)
-    assert (await experiments.ResolveKey(to_resolve(cold, provider))).api_key == values[cold.id]
+    await back(admin, load.provider)
+    for person in load.people:
+        await load.open_key(person)
+    assert island.runtimes["providers"] is running
 
 
 async def test_a_server_that_never_answers_is_given_up_and_comes_back(island: Island) -> None:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError  # noqa: A004 - what a client meets
 
 from services.kit import faults
 from services.kit.server import Runtime
 from services.providers.bookings import Bookings
+from services.providers.counters import Counters
 from services.providers.owners import Owner
 from services.providers.rebuilds import Rebuilds
 from tests.providers.conftest import AddProvider
@@ -147,3 +149,25 @@ async def test_a_sweep_goes_on_without_valkey(
     await bookings_with(runtime, Redis.from_url(CLOSED)).sweep()
     assert await superuser.fetchval("SELECT state FROM reservations WHERE id = $1", held.id) == "expired"
     assert (await windows(user))["daily_requests"] == ("0", "0")
+
+
+async def test_a_hold_whose_answer_was_lost_goes_back(
+    monkeypatch: pytest.MonkeyPatch, stub: "QuotaServiceAsyncStub", user: Person, provider: Provider, store: Redis
+) -> None:
+    await reserve(stub, provider)  # the terms are known now
+    held = Counters.reserve
+    lost: list[Any] = []
+
+    async def lose_once(self: Counters, *given: Any) -> Any:
+        outcome = await held(self, *given)
+        if not lost:
+            lost.append(outcome)
+            raise ConnectionError("the answer did not come")
+        return outcome
+
+    monkeypatch.setattr(Counters, "reserve", lose_once)
+    await reserve(stub, provider)
+    assert lost
+    async with asyncio.timeout(10):
+        while (await counters(store, user))["requests_held"] != 2:
+            await asyncio.sleep(0.02)

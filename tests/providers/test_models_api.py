@@ -464,6 +464,16 @@ async def test_an_uncounted_answer_is_charged_by_estimate(user: Person, model: P
     assert given.output_tokens == -(-len(TEXT) // 3)
 
 
+async def test_a_count_that_no_ledger_can_price_is_charged_as_what_was_held(
+    user: Person, add_model: AddModel, server: FakeModels
+) -> None:
+    dear = await add_model(server, output_cost_usd_per_1k="100")
+    server.counts = (7, 100_000_000)  # ten million dollars
+    given = (await invoke(user, dear)).invocation
+    assert (given.output_tokens, given.estimated) == (100, True)
+    assert await settled(user) == ("1", given.cost_usd)
+
+
 async def test_a_service_that_stops_settles_its_calls_first(
     suite: Suite, user: Person, model: Provider, server: FakeModels, runtime: Runtime
 ) -> None:

@@ -110,6 +110,14 @@ async def test_an_end_that_was_set_stays_and_is_no_later_for_the_old_key(user: P
     assert rotated.key.expire_time == rotated.previous.expire_time == old.expire_time
 
 
+async def test_an_end_beyond_all_calendars_is_refused(user: Person, provider: Provider) -> None:
+    request = to_store(provider)
+    request.expire_time.seconds = 10**15
+    with pytest.raises(faults.InvalidArgument) as caught:
+        await user.stub(KeyServiceStub).StoreKey(request)
+    assert list(caught.value.violations) == ["expire_time"]
+
+
 async def test_an_end_in_the_past_is_refused(user: Person, provider: Provider) -> None:
     request = to_store(provider)
     request.expire_time.seconds = 1
@@ -151,6 +159,22 @@ async def test_nobody_but_its_owner_replaces_a_key(user: Person, admin: Person, 
         assert caught.value.reason == "KEY_NOT_FOUND"
     with pytest.raises(faults.PermissionDenied):
         await rotate(admin.colleague(Role.ROLE_VIEWER), key)
+
+
+async def test_any_admin_replaces_a_key_of_the_platform_and_it_stays_the_platforms(
+    user: Person, admin: Person, provider: Provider, experiments: "KeyServiceAsyncStub"
+) -> None:
+    old, value = await store(admin, provider, platform=True), secret()
+    for stranger in (user, user.suite.person(Role.ROLE_ADMIN)):
+        with pytest.raises(faults.NotFound) as caught:
+            await rotate(stranger, old)
+        assert caught.value.reason == "KEY_NOT_FOUND"
+        assert "StoreKey" in caught.value.text
+    rotated = await rotate(admin.colleague(Role.ROLE_ADMIN), old, value)
+    assert rotated.key.owner == rotated.previous.owner == old.owner
+    assert rotated.previous.state == KeyState.KEY_STATE_ROTATING
+    request = pb.ResolveKeyRequest(owner=old.owner, provider_id=provider.id, destination_host=old.destination_host)
+    assert (await experiments.ResolveKey(request)).api_key == value
 
 
 async def test_only_a_current_key_is_replaced(user: Person, provider: Provider) -> None:

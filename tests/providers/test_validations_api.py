@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.cli.demo.openai_server import Answer
 from services.kit import faults
 from services.kit.server import Runtime
 from tests.fakes.openai_server import FakeOpenAI, Mode
@@ -103,6 +104,21 @@ async def test_a_provider_that_gives_no_judgement_condemns_nobody(
     assert caught.value.reason == "PROVIDER_UNREACHABLE"
     assert (await get(user, key)).state == KeyState.KEY_STATE_ACTIVE
     await experiments.ResolveKey(to_resolve(user, provider))
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "unsupported_country_region_territory"), (401, "ip_not_authorized")]
+)
+async def test_a_refusal_of_the_place_that_we_are_at_condemns_no_key(  # noqa: PLR0917 - fixtures
+    user: Person, provider: Provider, fake: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    key = await store(user, provider)
+    refusal = Answer.error(status, "Not from there.", code=code)
+    monkeypatch.setattr(fake, "_misbehaviour", lambda: refusal)
+    with pytest.raises(faults.Unavailable) as caught:
+        await validate(user, key)
+    assert (caught.value.reason, caught.value.facts["problem"]) == ("PROVIDER_UNREACHABLE", f"status {status}")
+    assert (await get(user, key)).state == KeyState.KEY_STATE_ACTIVE
 
 
 async def test_the_round_asks_about_keys_whose_day_is_over_and_about_no_other(

@@ -204,7 +204,7 @@ class RotateKeyRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """The key that is to be replaced; active or invalid, and the caller's own."""
+    """The key that is to be replaced; active or invalid, and the caller's own, or as an admin the platform's."""
     api_key: _builtins.str
     """The new value; 8 to 512 visible ASCII characters."""
     etag: _builtins.str

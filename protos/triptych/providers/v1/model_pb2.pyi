@@ -146,7 +146,9 @@ class Fallback(_message.Message):
     """At last the tenant's first active local provider, if the tenant allows it."""
     @_builtins.property
     def provider_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Other providers, in this order after those that are well come those that are not."""
+        """Other providers, in this order after those that are well come those that are not. Local ones, and those that the
+        caller's role may not use, are left out unless the tenant allows them.
+        """
 
     def __init__(
         self,
