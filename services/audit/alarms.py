@@ -1,4 +1,7 @@
-"""Alarms: a source that fell silent, or that owes numbers for long, is told in the service's own log and as metrics."""
+"""Alarms: a source that fell silent, or that owes numbers for long, is told in the service's own log and as metrics.
+
+What was while this process did not run is nobody's silence: sources have a moment to be heard before anybody is told.
+"""
 
 import asyncio
 from datetime import timedelta
@@ -13,6 +16,8 @@ from services.kit.access import SYSTEM_TENANT
 from services.kit.db import Database, Row
 
 LOOK_SECONDS = 60.0
+GRACE = timedelta(seconds=90)
+"""From the start on, for sources to be heard: longer than a relay's lease and the pause after a failed heartbeat."""
 _SILENT = "SELECT * FROM silent_sources($1)"
 _log = structlog.get_logger()
 
@@ -20,9 +25,10 @@ _log = structlog.get_logger()
 class Watch:
     """Says when a source falls silent, or owes numbers for long; once, and again when it is over."""
 
-    def __init__(self, *, db: Database, bounds: Bounds, registry: CollectorRegistry) -> None:
+    def __init__(self, *, db: Database, bounds: Bounds, registry: CollectorRegistry, grace: timedelta = GRACE) -> None:
         self._db = db
         self._bounds = bounds
+        self._patience = clock.now() + grace
         self._said: dict[str, str] = {}
         names = "triptych_audit_source_silence_seconds", "triptych_audit_source_missing"
         texts = "Since the source was last heard", "Numbers of the source that are overdue, in all logs"
@@ -48,7 +54,7 @@ class Watch:
             silence = max(now - row["seen_time"], timedelta())
             self._silence.labels(row["source"]).set(silence.total_seconds())
             self._missing.labels(row["source"]).set(row["missing"])
-            if problem := self._problem(row, silence):
+            if (problem := self._problem(row, silence)) and now >= self._patience:
                 found[row["source"]] = problem
         self._tell(found)
         return found

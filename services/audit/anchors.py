@@ -60,7 +60,8 @@ class Anchor:
                 raise AnchorBroken(
                     f"the database is not what was witnessed: {found.problem}. Entries were removed, or an older backup"
                     " was restored: restore the newest. To go on with what is there, start with the setting"
-                    f" accept_broken_anchor = {found.token}; that is recorded in the system's log"
+                    f" accept_broken_anchor = {found.token}; that is recorded in the system's log. (`triptych up`"
+                    f" writes its settings anew: TRIPTYCH_ACCEPT_BROKEN_ANCHOR={found.token} in its environment)"
                 )
             await breaks.accept(self._db, found, seen, self._name)
         await breaks.tell(self._db)

@@ -17,6 +17,7 @@ from services.audit.verifier import Checkpoint, compose_follows, epoch
 from services.audit.witnesses import Cosigned
 from services.kit.access import SYSTEM_TENANT
 from services.kit.db import Database, Row, Transaction
+from services.kit.settings import StartRefused
 
 TOKEN = 32
 """Hexadecimal digits of a token: nobody finds another state with the same."""
@@ -25,7 +26,7 @@ SHOWN = 20
 _log = structlog.get_logger()
 
 
-class AnchorBroken(Exception):
+class AnchorBroken(StartRefused):
     """The database is not what was witnessed; the text says what to do."""
 
 

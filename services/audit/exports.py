@@ -1,15 +1,17 @@
 """Exports: the log as JSON lines that the offline verifier reads (header, entries, checkpoint), or a choice of it.
 
 Memory does not grow with the log, nor with what its entries hold. Personal values are in it only where the caller asks
-for them. A month that leaves the log meanwhile ends the export with that reason: nothing is left out in silence.
+for them, and then the log tells who did. A month that leaves the log meanwhile ends the export with that reason:
+nothing is left out in silence.
 """
 
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import orjson
 
-from services.audit import checkpoints, entries, manifests, openings, selections, sheets, tiles
+from services.audit import checkpoints, entries, logs, manifests, openings, selections, sheets, tiles
 from services.audit.anchors import Anchor
 from services.audit.checkpoints import CheckpointNotFound
 from services.audit.envelopes import text_of
@@ -24,6 +26,8 @@ ROWS = 200
 """Rows fetched at once, and the next as many meanwhile; `entries.walk` bounds their bytes."""
 CHUNK = 256 * 1024
 """Bytes from which on a message is sent."""
+READ = "audit.opening.export"
+"""In the log before anything is given: somebody takes personal values along, of all entries or of a choice of them."""
 
 
 async def run(
@@ -35,6 +39,8 @@ async def run(
     async with db.begin() as tx:
         checkpoint = await checkpoints.get(tx, 0)
         await wanted.check(tx)
+        if request.with_openings:
+            await _tell(tx, request, checkpoint["size"])
     if request.format == pb.EXPORT_FORMAT_CSV:
         lines = sheets.lines(db, wanted, checkpoint["size"], with_openings=request.with_openings)
     elif wanted.empty:
@@ -73,6 +79,24 @@ async def _whole(
     if place != checkpoint["size"]:
         await manifests.same(db, begin)
     yield _line({"checkpoint": checkpoints.plain(checkpoint)})
+
+
+async def _tell(tx: Transaction, request: pb.ExportEventsRequest, size: int) -> None:
+    """Write into the log who takes personal values along. What they were chosen by may be personal: only its names."""
+    call, caller = calls.current(), calls.caller()
+    own = logs.Own(
+        event_id=str(uuid.uuid4()),
+        entity=f"log:{log_name(tx.tenant_id)}",
+        action=READ,
+        payload={
+            "size": size,
+            "format": "csv" if request.format == pb.EXPORT_FORMAT_CSV else "jsonl",
+            "chosen_by": sorted(field.name for field, _ in request.filter.ListFields()),
+        },
+        actor=(caller.kind, caller.id),
+        correlation_id=call.request_id if call is not None else "",
+    )
+    await logs.record(tx, own)
 
 
 async def _resume(tx: Transaction, begin: int) -> dict[str, object]:

@@ -97,7 +97,10 @@ async def record(db: Database) -> bool:
         last = changes[-1]["number"] if changes else before["last_change"] if before is not None else 0
         await tx.connection.execute(_INSERT, number, now.hash, "\n".join(now.facts), last)
         await logs.record(tx, _event(number, now, before, changes))
-    _log.warning("the guards of the schema have changed", number=number, hash=now.hash.hex())
+    if before is None:
+        _log.info("the guards of the schema are recorded", hash=now.hash.hex())
+    else:
+        _log.warning("the guards of the schema have changed", number=number, hash=now.hash.hex())
     return True
 
 

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -69,6 +70,8 @@ MOST_EARLY = 5_000_000
 """Numbers that may be known behind a missing one before the first entry; with more the file cannot be whole."""
 MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
 """What reading something that no service wrote can raise."""
+KEY = "the base64 of an Ed25519 key's 32 bytes: 44 characters that end with ="
+"""What a key must look like."""
 EXIT_CODES = {"ok": 0, "tampered": 1, "unanchored": 2, "incomplete": 3}
 MISUSED = 64
 """Exit code when there is nothing to verify: wrong arguments, an unreadable file."""
@@ -1042,6 +1045,18 @@ def _values(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         yield value
 
 
+def refuse_other(line: bytes) -> None:
+    """Raise ValueError when the first line of a file begins nothing that this verifies; one that was cut may have."""
+    if not line or (line.startswith(b"{") and not line.endswith(b"\n")):
+        return
+    try:
+        value = read_json(line)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or str(value.get("format")) not in {FORMAT, INCLUSION, CONSISTENCY, *_KINDS}:
+        raise ValueError("this is no export, or its first line is gone: it is no header of one")
+
+
 def read_json(text: str | bytes) -> Any:
     """Read JSON in which each object has each name once: else two readers would read two things."""
     if isinstance(text, bytes):
@@ -1117,6 +1132,15 @@ def _public_key(text: str) -> bytes:
     return key
 
 
+def _key_text(text: str) -> str:
+    """Let a key through; argparse names the option."""
+    try:
+        _public_key(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be read ({error}); give {KEY}") from None
+    return text
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Leave with a code that is none of the answers."""
@@ -1128,8 +1152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     parser = _Parser(prog="audit-verify", description="Verify an export of the audit log, or a proof, offline.")
     parser.add_argument("file", type=Path, help="what `triptych audit export` or `prove` wrote")
-    parser.add_argument("--public-key", action="append", default=[], help="key of the log, base64; may be repeated")
-    parser.add_argument("--witness-key", action="append", default=[], help="key of a witness, base64; may be repeated")
+    keys: dict[str, Any] = {"action": "append", "default": [], "type": _key_text, "metavar": "KEY"}
+    parser.add_argument("--public-key", help="key of the log, base64; may be repeated", **keys)
+    parser.add_argument("--witness-key", help="key of a witness, base64; may be repeated", **keys)
     parser.add_argument("--checkpoint", action="append", default=[], type=Path, help="a checkpoint kept earlier")
     parser.add_argument("--receipts", action="append", default=[], type=Path, help="receipts that emitters kept")
     parser.add_argument("--origin", default=ORIGIN, help=f"first part of the log's name ({ORIGIN})")
@@ -1140,7 +1165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with given.file.open("rb") as lines:
             if lines.peek(4)[:4] == ZSTD:
                 parser.error(f"{given.file} is compressed: give what `zstd -d {given.file}` makes of it")
-            result = verify(read_lines(lines), anchors)
+            first = list(islice(read_lines(lines), 1))
+            refuse_other(b"".join(first))
+            result = verify(chain(first, read_lines(lines)), anchors)
     except (OSError, ValueError, KeyError, Bad) as error:
         parser.error(f"cannot be used: {error}")
     print(f"{result.verdict}: {result.text}")  # noqa: T201 - its answer

@@ -77,7 +77,9 @@ class Heartbeat:
 
 def _mark(row: Row) -> pb.SourceMark:
     tenant_id = "" if str(row["tenant_id"]) == SYSTEM_TENANT else str(row["tenant_id"])
-    least = row["kept_size"] + 1 if row["log_size"] > row["kept_size"] else 0
+    # Receipts from before sizes were kept are covered by any checkpoint of today.
+    unkept = row["log_size"] > row["kept_size"] or (row["last_seq"] and not row["kept_size"])
+    least = row["kept_size"] + 1 if unkept else 0
     return pb.SourceMark(tenant_id=tenant_id, last_seq=row["last_seq"], min_size=least)
 
 

@@ -7,6 +7,7 @@ import asyncio
 import ctypes
 import gc
 import signal
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeAlias, cast
 
@@ -27,7 +28,7 @@ from services.kit.identity import Identity
 from services.kit.outbox import Relay, Wakening
 from services.kit.paging import Pages
 from services.kit.revocations import Follower, Source
-from services.kit.settings import Settings
+from services.kit.settings import Settings, StartRefused
 from services.kit.tokens import SigningKey, Verifier
 from services.kit.vault import Vault
 from triptych.auth.v1 import (
@@ -48,6 +49,8 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_connection_age_ms", 300_000),
     ("grpc.max_connection_age_grace_ms", 600_000),
 ]
+REFUSED = 78
+"""Exit status of a start that was refused (EX_CONFIG of sysexits.h)."""
 LONGEST_STREAM = 600.0
 """Seconds; auth ends the stream of revocations by itself before that."""
 REFLECTION = "grpc.reflection.v1.ServerReflection"
@@ -216,11 +219,18 @@ class Runtime:
 
 
 def serve(settings_type: type[Settings], wire: Callable[[Runtime], Awaitable[None]]) -> None:
-    """Run a service until SIGTERM or SIGINT. `wire` opens the runtime and adds servicers."""
-    settings = settings_type.load()
-    log.configure(service=settings.service, level=settings.log_level)
-    telemetry.configure(settings)
-    uvloop.run(_serve(settings, wire))
+    """Run a service until SIGTERM or SIGINT. `wire` opens the runtime and adds servicers.
+
+    What refuses the start is said in one line, and the process ends with `REFUSED`.
+    """
+    try:
+        settings = settings_type.load()
+        log.configure(service=settings.service, level=settings.log_level)
+        telemetry.configure(settings)
+        uvloop.run(_serve(settings, wire))
+    except StartRefused as refusal:
+        _log.error("start refused", text=str(refusal))
+        sys.exit(REFUSED)
 
 
 async def _serve(settings: Settings, wire: Callable[[Runtime], Awaitable[None]]) -> None:

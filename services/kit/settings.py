@@ -15,7 +15,11 @@ from typing import Any, Literal, Self, get_origin, get_type_hints
 PREFIX = "TRIPTYCH_"
 
 
-class SettingsInvalid(Exception):
+class StartRefused(Exception):
+    """The process must not serve as things are; the text says why, and what to do."""
+
+
+class SettingsInvalid(StartRefused):
     """The settings cannot be used; the text names the setting."""
 
 

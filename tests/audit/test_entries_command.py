@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ async def test_entries_are_searched_and_filtered(asked: Asked) -> None:
     found = await asked.lines("search", "alpha")
     assert [line.split()[0] for line in found[::2]] == ["4", "0"]
     assert "projects.policy.update" in found[0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", " ".join(found[0].split()[1:3]))
     found = await asked.lines("search", "--prefix", "projects.project.", "--limit", "2", "--json")
     assert [int(json.loads(line).get("seq", 0)) for line in found] == [2, 1]
     assert await asked.lines("search", "--from", "2999-01-01") == ["none"]
@@ -74,7 +76,8 @@ async def test_whole_numbers_are_shown_as_they_were_reported(asked: Asked) -> No
     _, shown = await asked.lines("search", "--entity", "project:6")
     assert (json.loads(shown), "." in shown) == (payload, False)
     (line,) = await asked.lines("timeline", "project:6", "--json")
-    assert (json.loads(line)["event"]["payload"], ".0" in line) == (payload, False)
+    found = json.loads(line)["event"]["payload"]
+    assert (found, ".0" in json.dumps(found)) == (payload, False)
 
 
 async def test_a_timeline_and_counts_are_shown(asked: Asked) -> None:
@@ -99,6 +102,8 @@ async def test_a_timeline_and_counts_are_shown(asked: Asked) -> None:
 async def test_personal_values_are_erased_by_command(asked: Asked) -> None:
     (line,) = await asked.lines("redact", "--subject", "user:7", "--reason", "asked for it")
     assert line.startswith("1 values erased")
+    done = await asked.run("redact", "--subject", "ana@example.org", "--reason", "asked for it")
+    assert (done.exit_code, "address:ana@example.org" in done.output, "--value" in done.output) == (MISUSED, True, True)
     done = await asked.run("redact", "--reason", "which?")
     assert done.exit_code == MISUSED
     done = await asked.run("redact", "--event", "no id", "--reason", "because")

@@ -1,5 +1,6 @@
 """What an installation of the first version has in its log is there, and verifies, after the migrations since."""
 
+import json
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -94,6 +95,31 @@ def _accepted(events: Sequence[AuditEvent]) -> Iterator[Envelope]:
     for begin in range(0, len(events), 100):
         part = events[begin : begin + 100]
         yield from envelopes.accept(part, source=part[0].source)
+
+
+async def test_numbers_of_months_that_had_left_are_counted_with_those_that_are_there(backends: Backends) -> None:
+    database = f"numbers_{uuid.uuid4().hex[:12]}"
+    backends.create_database(database)
+    await migrate(backends, database, "0005")
+    connection = await backends.postgres_server.connect(database)
+    tenant, now = uuid.uuid4(), clock.now()
+    await write(connection, str(tenant), [event(str(tenant), number) for number in (31, 32, 34)], [now] * 3)
+    manifests = [  # each says what had come until its end; entries of the last are still in the log
+        ("2024-01-01", 0, 20, {"projects": [[1, 12]], "auth": [[1, 8]]}, "retired"),
+        ("2024-02-01", 20, 41, {"projects": [[1, 30]], "auth": [[1, 8], [10, 11]], "audit": [[1, 1]]}, "retired"),
+        ("2024-03-01", 41, 42, {"projects": [[1, 31]], "auth": [[1, 8], [10, 11]], "audit": [[1, 1]]}, "archived"),
+    ]
+    for month, begin, end, sources, state in manifests:
+        await connection.execute(
+            "INSERT INTO audits.manifests (tenant_id, month, begin_seq, end_seq, last_leaf, manifest_seq, event_id,"
+            " sources, state) VALUES ($1, $2::text::date, $3, $4, sha256(''), $4, uuidv7(), $5::text::jsonb, $6)",
+            tenant, month, begin, end, json.dumps(sources), state,
+        )  # fmt: skip
+    await migrate(backends, database, "head")
+    counted = await connection.fetch("SELECT source, events, last_seq FROM audits.sources ORDER BY source")
+    assert [tuple(row) for row in counted] == [("auth", 10, 11), ("projects", 33, 34)]
+    assert await connection.fetchval("SELECT count(*) FROM audits.emitters") == 2
+    await connection.close()
 
 
 async def test_a_log_of_the_first_version_is_kept(suite: Suite, backends: Backends, tmp_path: Path) -> None:

@@ -39,7 +39,10 @@ async def refused(there: Place, **changes: object) -> str:
     """Give the token that a refusal to start names."""
     with pytest.raises(AnchorBroken) as caught:
         await there.start(**changes)
-    return token_of(caught.value)
+    token = token_of(caught.value)
+    # `triptych up` writes the file of settings anew: there, the environment is where an operator can say it.
+    assert f"TRIPTYCH_ACCEPT_BROKEN_ANCHOR={token} in its environment" in str(caught.value)
+    return token
 
 
 async def serve(there: Place, copy: str) -> None:

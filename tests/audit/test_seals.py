@@ -280,6 +280,16 @@ async def test_an_installation_from_before_the_seal_is_sealed_by_its_next_migrat
         await unsealed.execute(NOTHING)
 
 
+async def test_what_a_superuser_changed_in_hiding_is_named_until_it_is_put_back(there: Place) -> None:
+    connection = there.intruder.connection
+    await connection.execute("SET event_triggers = off")
+    await connection.execute("GRANT DELETE ON audits.dedup TO triptych_audits_app")
+    result = await there.log.verify()
+    assert "changed table audits.dedup since the schema was sealed" in result.guard_findings
+    await connection.execute("REVOKE DELETE ON audits.dedup FROM triptych_audits_app")
+    assert "since the schema was sealed" not in str((await there.log.verify()).guard_findings)
+
+
 async def test_guards_that_are_not_there_or_off_are_named(there: Place) -> None:
     connection = there.intruder.connection
     assert not (await there.log.verify()).guard_findings

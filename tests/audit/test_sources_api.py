@@ -14,13 +14,13 @@ from click.testing import CliRunner
 from prometheus_client import CollectorRegistry
 
 from services.audit import verifier
-from services.audit.alarms import Watch
+from services.audit.alarms import GRACE, Watch
 from services.audit.sources import Bounds
 from services.audit.verifier import Anchors, Checkpoint
 from services.cli.audit import audit
-from services.cli.stack import databases
+from services.cli.stack import checks, databases
 from services.cli.stack.backends import Backends
-from services.kit import faults, heartbeats, outbox
+from services.kit import clock, faults, heartbeats, outbox
 from services.kit.access import SYSTEM_TENANT
 from services.kit.server import Runtime
 from tests.audit.events import Log, event, log_of
@@ -64,7 +64,7 @@ class Installation:
 
     def watch(self, *, silence: timedelta = NEVER, missing: timedelta = NEVER) -> Watch:
         db = self.suite.runtimes["audit"].db
-        return Watch(db=db, bounds=Bounds(silence, missing), registry=CollectorRegistry())
+        return Watch(db=db, bounds=Bounds(silence, missing), registry=CollectorRegistry(), grace=timedelta())
 
 
 @pytest.fixture
@@ -111,6 +111,29 @@ async def test_what_comes_after_all_is_not_missing_any_more(there: Installation)
     await there.there.log.send(event(there.person.tenant_id, 2))
     mine = (await there.sources())["projects"]
     assert (mine.events, mine.gaps, mine.HasField("missing_time")) == (3, 0, False)
+
+
+async def test_after_a_night_in_which_nothing_ran_sources_have_a_moment_to_be_heard(
+    there: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create(there.person, 0, 1)
+    await delivered(there.superuser, there.person.tenant_id, 1)
+    await there.superuser.execute("UPDATE audits.emitters SET seen_time = now() - interval '12 hours'")
+    db, bounds = there.suite.runtimes["audit"].db, Bounds(timedelta(minutes=15), NEVER)
+    watch = Watch(db=db, bounds=bounds, registry=CollectorRegistry())
+    assert await watch.look() == {}
+    assert watch._silence.labels("projects")._value.get() > 12 * 3600 - 60  # the metric says what is
+    monkeypatch.setattr(checks, "_GRACE", timedelta(hours=20))
+    assert await checks._sources(there.superuser) == [
+        checks.Finding("sources", "are looked at from 72000 s after the start of PostgreSQL on")
+    ]
+    monkeypatch.setattr(checks, "_GRACE", timedelta())
+    (finding,) = await checks._sources(there.superuser)
+    assert finding.text.startswith("projects was last heard by the audit log 432")
+    assert not finding.good
+    then = clock.now() + GRACE
+    monkeypatch.setattr(clock, "now", lambda: then)
+    assert await watch.look() == {"projects": "silent"}
 
 
 async def test_a_source_that_says_nothing_is_silent_until_it_speaks(there: Installation) -> None:
@@ -225,6 +248,19 @@ async def test_an_emitter_keeps_a_signed_checkpoint_over_its_receipts(there: Ins
     lines = (await (await log_of(there.suite, there.person)).export()).splitlines(keepends=True)
     assert verifier.verify(lines).verdict == "unanchored"
     assert verifier.verify(lines, Anchors(checkpoints=[held])).verdict == "ok"
+
+
+async def test_an_emitter_keeps_one_over_receipts_from_before_it_kept_any(there: Installation) -> None:
+    await create(there.person, 0, 2)
+    await delivered(there.superuser, there.person.tenant_id, 2)
+    await (await log_of(there.suite, there.person)).verify()  # signed
+    await there.superuser.execute("UPDATE projects.outbox_sequences SET log_size = 0, kept_size = 0")
+    await there.superuser.execute("ALTER TABLE projects.audit_checkpoints DISABLE TRIGGER ALL")
+    await there.superuser.execute("DELETE FROM projects.audit_checkpoints")
+    await there.beat()
+    await there.beat()
+    kept = "SELECT array_agg(size) FROM projects.audit_checkpoints WHERE tenant_id = $1"
+    assert await there.superuser.fetchval(kept, uuid.UUID(there.person.tenant_id)) == [2]
 
 
 @pytest.mark.parametrize("role", ["app", "relay"])

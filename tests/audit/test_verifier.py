@@ -202,6 +202,26 @@ def test_the_file_runs_alone_and_its_exit_code_is_the_answer(files: dict[str, Pa
         assert (done.returncode, done.stdout.startswith(begin)) == (code, True), done
 
 
+def test_a_key_that_cannot_be_read_is_named_and_so_is_a_file_that_is_no_export(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--public-key", "--witness-key"):
+        with pytest.raises(SystemExit) as left:
+            verifier.main([str(files["ok"]), option, "xxx"])
+        said = capsys.readouterr().err
+        assert (left.value.code, f"{option}: xxx cannot be read" in said) == (verifier.MISUSED, True), said
+        assert "44 characters that end with =" in said
+    foreign = tmp_path / "foreign"
+    for content in (b"root:x:0:0\n", b"\xff\xfe", b"[]\n", b"{}\n", b'{"format": "else"}\n', b'{"seq": 1}\n'):
+        foreign.write_bytes(content)
+        with pytest.raises(SystemExit) as left:
+            verifier.main([str(foreign)])
+        assert (left.value.code, "this is no export" in capsys.readouterr().err) == (verifier.MISUSED, True)
+    for cut in (b"", files["ok"].read_bytes()[:20]):
+        foreign.write_bytes(cut)
+        assert verifier.main([str(foreign)]) == verifier.EXIT_CODES["incomplete"]
+
+
 def test_it_needs_the_standard_library_and_cryptography_only() -> None:
     tree = ast.parse(Path(verifier.__file__).read_text(encoding="utf-8"))
     imported = {
@@ -225,6 +245,7 @@ def test_the_command_line_gives_the_same_answers(files: dict[str, Path]) -> None
         (["--home", "no such home"], verifier.MISUSED, ""),
         (["no such file"], verifier.MISUSED, ""),
         (["--no-such-option"], verifier.MISUSED, ""),
+        ([__file__], verifier.MISUSED, ""),
         ([str(files["ok"]), "--checkpoint", str(files["ok"])], verifier.MISUSED, ""),
         ([str(files["ok"]), "--address", "127.0.0.1:1"], verifier.MISUSED, ""),
         ([str(files["ok"]), "--home", "no such home"], verifier.MISUSED, ""),

@@ -1,9 +1,13 @@
 """Settings: from a file, over it the environment; what is wrong stops the start and says what."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from services.kit.server import REFUSED
 from services.kit.settings import Settings, SettingsInvalid
 
 NEEDED = {
@@ -74,3 +78,16 @@ def test_plaintext_is_loopback_only() -> None:
 def test_a_relay_is_heard_at_least_daily_and_not_all_the_time(seconds: str) -> None:
     with pytest.raises(SettingsInvalid, match="heartbeat_seconds"):
         Settings.load(environment(heartbeat_seconds=seconds))
+
+
+def test_a_start_that_is_refused_says_why_in_one_line(tmp_path: Path) -> None:
+    config = tmp_path / "projects.toml"
+    config.write_text('service = "projects"\nlistne = "127.0.0.1:0"\n')
+    command = [sys.executable, "-m", "services.projects"]
+    done = subprocess.run(
+        command, check=False, env={**os.environ, "TRIPTYCH_CONFIG": str(config)}, capture_output=True, text=True
+    )
+    assert done.returncode == REFUSED
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "start refused" in done.stdout
+    assert "listne" in done.stdout

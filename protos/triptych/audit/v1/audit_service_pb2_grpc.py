@@ -178,7 +178,8 @@ class AuditServiceServicer:
     def ExportEvents(self, request, context):
         """Gives the log of the tenant up to its newest checkpoint, oldest entry first: as JSON lines that the offline verifier
         reads (a header, the entries, the checkpoint), or as CSV (RFC 4180) for people. With a filter each JSON line proves its
-        own entry. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND; INVALID_ARGUMENT SEARCH_EMPTY; ABORTED MONTH_RETIRED.
+        own entry. With personal values the log first tells who takes them along. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND;
+        INVALID_ARGUMENT SEARCH_EMPTY; ABORTED MONTH_RETIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -73,7 +73,8 @@ class AuditServiceStub:
     ExportEvents: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.ExportEventsRequest, _audit_service_pb2.ExportEventsResponse]
     """Gives the log of the tenant up to its newest checkpoint, oldest entry first: as JSON lines that the offline verifier
     reads (a header, the entries, the checkpoint), or as CSV (RFC 4180) for people. With a filter each JSON line proves its
-    own entry. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND; INVALID_ARGUMENT SEARCH_EMPTY; ABORTED MONTH_RETIRED.
+    own entry. With personal values the log first tells who takes them along. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND;
+    INVALID_ARGUMENT SEARCH_EMPTY; ABORTED MONTH_RETIRED.
     """
 
 @_typing.type_check_only
@@ -121,7 +122,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
     ExportEvents: _aio.UnaryStreamMultiCallable[_audit_service_pb2.ExportEventsRequest, _audit_service_pb2.ExportEventsResponse]  # type: ignore[assignment]
     """Gives the log of the tenant up to its newest checkpoint, oldest entry first: as JSON lines that the offline verifier
     reads (a header, the entries, the checkpoint), or as CSV (RFC 4180) for people. With a filter each JSON line proves its
-    own entry. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND; INVALID_ARGUMENT SEARCH_EMPTY; ABORTED MONTH_RETIRED.
+    own entry. With personal values the log first tells who takes them along. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND;
+    INVALID_ARGUMENT SEARCH_EMPTY; ABORTED MONTH_RETIRED.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -232,7 +234,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.ExportEventsResponse], _abc.AsyncIterator[_audit_service_pb2.ExportEventsResponse]]:
         """Gives the log of the tenant up to its newest checkpoint, oldest entry first: as JSON lines that the offline verifier
         reads (a header, the entries, the checkpoint), or as CSV (RFC 4180) for people. With a filter each JSON line proves its
-        own entry. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND; INVALID_ARGUMENT SEARCH_EMPTY; ABORTED MONTH_RETIRED.
+        own entry. With personal values the log first tells who takes them along. Errors: NOT_FOUND CHECKPOINT_NOT_FOUND;
+        INVALID_ARGUMENT SEARCH_EMPTY; ABORTED MONTH_RETIRED.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
