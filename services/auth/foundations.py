@@ -13,6 +13,7 @@ from services.auth import events, memberships, reauthentications, revocations, t
 from services.auth.sources import Source
 from services.auth.words import ROLES
 from services.kit import calls, faults, outbox, updates
+from services.kit.access import SYSTEM_TENANT
 from services.kit.db import Statement, Transaction, param
 from triptych.auth.v1 import tenant_pb2, tenant_service_pb2 as pb
 from triptych.common.v1.role_pb2 import Role
@@ -36,6 +37,8 @@ class TenantLimit(faults.FailedPrecondition):
 async def create(tx: Transaction, request: pb.CreateTenantRequest, source: Source) -> pb.CreateTenantResponse:
     """Make a tenant with the caller as its first admin."""
     caller = calls.caller()
+    if request.tenant.slug in tenants.RESERVED:
+        raise _refused("tenant.slug", "is kept for the installation itself; choose another")
     new_id = await _admit(tx, caller.id)
     async with _inside(tx, new_id) as born:
         row = await tenants.store(born, request.tenant, created_by=caller.id)
@@ -65,8 +68,9 @@ async def delete(tx: Transaction, request: pb.DeleteTenantRequest, source: Sourc
     await reauthentications.require(tx)
     row = await tenants.lock(tx)
     if request.slug != row["slug"]:
-        problem = "must be the slug of the tenant of the token"
-        raise faults.RequestInvalid(f"slug: {problem}", violations={"slug": problem}, fields="slug")
+        raise _refused("slug", "must be the slug of the tenant of the token")
+    if tx.tenant_id == SYSTEM_TENANT:
+        raise _refused("slug", "is that of the installation itself, which stays")
     updates.check_etag(request.etag, row["revision"])
     await tenants.delete(tx)
     await revocations.of_tenant(tx, row["id"])
@@ -74,6 +78,10 @@ async def delete(tx: Transaction, request: pb.DeleteTenantRequest, source: Sourc
     await events.write(tx, "auth.tenant.delete", resource, source=source, user_id=calls.caller().id)
     await outbox.record(tx, resource, {"slug": row["slug"]})
     return pb.DeleteTenantResponse()
+
+
+def _refused(field: str, problem: str) -> faults.RequestInvalid:
+    return faults.RequestInvalid(f"{field}: {problem}", violations={field: problem}, fields=field)
 
 
 async def _admit(tx: Transaction, user_id: str) -> str:

@@ -63,9 +63,10 @@ def main(arguments: Sequence[str]) -> None:
     try:
         asyncio.run(_run(given))
     except OperationRefused as refusal:
-        parser.exit(1, f"{refusal}\n")
+        parser.exit(1, f"Error: {refusal}\n")
     except (OSError, asyncpg.CannotConnectNowError) as error:
-        parser.exit(1, f"the database does not answer: start the stack with `triptych up`, and try again ({error})\n")
+        advice = "start the stack with `triptych up`, and try again"
+        parser.exit(1, f"Error: the database does not answer: {advice} ({error})\n")
 
 
 async def _run(given: argparse.Namespace) -> None:

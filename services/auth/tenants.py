@@ -30,6 +30,10 @@ from triptych.auth.v1 import tenant_pb2, tenant_service_pb2 as pb
 
 EXTERNAL_IDS = ("discord_guild_id", "telegram_chat_id")
 UPDATABLE = ("display_name", "settings", *EXTERNAL_IDS)
+OWN_SLUGS = ("system", "installation")
+"""Of the system tenant; the second where an ordinary tenant has had the first for long."""
+RESERVED = frozenset({*OWN_SLUGS, "super"})
+"""Slugs that no ordinary tenant gets: they would be taken for the installation's tenant and its logs."""
 LARGEST_SETTINGS = 16 * 1024
 """Bytes as JSON."""
 
@@ -53,6 +57,7 @@ _live = table.c.delete_time.is_(None)
 _mine = (table.c.id == param("tenant_id")) & _live
 _changed = {"revision": table.c.revision + 1, "update_time": func.now()}
 _get = Statement(select(table).where(_mine))
+_exists = Statement(select(table.c.id).where(table.c.id == param("tenant_id")))
 _lock = Statement(select(table).where(_mine).with_for_update())
 _find = Statement(select(table.c.id, table.c.delete_time).where(table.c.slug == param("slug")))
 _insert = Statement(
@@ -135,6 +140,11 @@ CONSTRAINTS = {
 async def find(tx: Transaction, slug: str) -> Row | None:
     """Give id and delete_time of the tenant with this slug, live or not; in a transaction of the system tenant."""
     return await tx.one(_find, slug=slug)
+
+
+async def exists(tx: Transaction) -> bool:
+    """Say whether the tenant of the transaction has a row, live or not."""
+    return await tx.one(_exists, tenant_id=tx.tenant_id) is not None
 
 
 async def store(tx: Transaction, given: tenant_pb2.Tenant, *, created_by: str | None = None) -> Row | None:

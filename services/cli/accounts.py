@@ -1,33 +1,32 @@
-"""`triptych bootstrap-admin`, `register`, `verify-email`, `login`, `token`, `whoami` and `mail`: getting in.
+"""`triptych bootstrap-admin`, `register`, `verify-email`, `login`, `token`, `whoami` and `logout`: getting in.
 
 Tokens are kept in the user's own configuration folder, readable by nobody else. Passwords are asked for, and are never
 arguments.
 """
 
 import asyncio
-import email
 import json
 import os
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from email.message import EmailMessage
-from email.policy import default
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 import grpc
+from click.core import ParameterSource
 
-from services.cli import secrets
+from services.cli import advice, secrets
 from services.cli.stack.homes import Home, replace
 from services.cli.up import home_option
 from services.kit import faults
-from triptych.auth.v1 import auth_service_pb2 as pb, user_service_pb2 as user_pb
+from triptych.auth.v1 import auth_service_pb2 as pb, tenant_service_pb2 as tenant_pb, user_service_pb2 as user_pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from triptych.auth.v1.factor_pb2 import FactorKind
+from triptych.auth.v1.tenant_service_pb2_grpc import TenantServiceStub
 from triptych.auth.v1.user_service_pb2_grpc import UserServiceStub
 from triptych.common.v1.role_pb2 import Role
 
@@ -44,10 +43,18 @@ address_option = click.option(
 
 @click.command("bootstrap-admin")
 @home_option
-@click.option("--tenant", required=True, metavar="SLUG", help="Short name of the tenant; made if there is none.")
-def bootstrap_admin(home: Path, tenant: str) -> None:
-    """Print a one-time invitation for the first admin of a tenant."""
-    operate(home, "bootstrap", "--tenant", tenant)
+@click.option("--tenant", metavar="SLUG", help="Short name of the tenant; made if there is none.")
+@click.option("--installation", is_flag=True, help="The tenant of the installation itself, whose admins see its log.")
+def bootstrap_admin(home: Path, tenant: str | None, installation: bool) -> None:
+    """Print a one-time invitation for the first admin of a tenant, or of the installation.
+
+    \b
+    triptych bootstrap-admin --tenant acme
+    triptych bootstrap-admin --installation     # reads `triptych audit sources` and the system's log
+    """  # noqa: D301 - click's mark
+    if (tenant is None) != installation:
+        raise click.UsageError("give either --tenant SLUG or --installation")
+    operate(home, "bootstrap", *(["--installation"] if tenant is None else ["--tenant", tenant]))
 
 
 def operate(home: Path, *arguments: str) -> NoReturn:
@@ -111,7 +118,7 @@ def login(home: Path, address: str | None, email_address: str, piped: bool) -> N
     """  # noqa: D301 - click's mark
     place = target(home, address)
     password = secrets.password(f"Password for {place}", piped=piped)
-    known = f"{place} {email_address}"
+    known = f"{home.absolute() if address is None else place} {email_address}"
     request = pb.LoginRequest(
         email=email_address,
         password=password,
@@ -124,7 +131,7 @@ def login(home: Path, address: str | None, email_address: str, piped: bool) -> N
     file = keep(tokens_file(), place, answer.tokens, {known: answer.device_token} if answer.device_token else None)
     if address is None:
         replace(file, json.dumps(_stored(file) | {"home": str(home.absolute())}, indent=2) + "\n")
-    click.echo(f"logged in as {answer.user.email} in tenant {answer.tenant_id}; tokens are in {file}")
+    click.echo(f"logged in as {answer.user.email} in tenant {_tenant(kept(file))}; tokens are in {file}")
 
 
 @click.command()
@@ -147,27 +154,8 @@ def whoami() -> None:
     user = ask(
         address, lambda channel: UserServiceStub(channel).GetUser(request, metadata=metadata), again(address)
     ).user
-    click.echo(f"{user.email}  {user.id}  {Role.Name(user.role).removeprefix('ROLE_').lower()}")
-
-
-@click.command()
-@home_option
-@click.argument("number", type=click.IntRange(min=1), required=False)
-def mail(home: Path, number: int | None) -> None:
-    """List the mails of a development stack, newest first, or show one by its number."""
-    folder = Home(home).path / "data" / "auth" / "mailbox"
-    messages = _messages(sorted(folder.glob("*.eml"), reverse=True))
-    if not messages and number is None:
-        click.echo(f"no mail yet in {folder}")
-    if number is None:
-        for index, message in enumerate(messages, start=1):
-            click.echo(f"{index:>3}  {message['Date']}  {message['To']}  {message['Subject']}")
-        return
-    if number > len(messages):
-        raise click.ClickException(f"there is no mail {number}: {_count(len(messages))} in {folder}")
-    message = messages[number - 1]
-    content = message.get_content().replace("\r\n", "\n")
-    click.echo(f"To: {message['To']}\nSubject: {message['Subject']}\n\n{content}", nl=False)
+    role = Role.Name(user.role).removeprefix("ROLE_").lower()
+    click.echo(f"{user.email}  {user.id}  {role}  {_tenant(document)}")
 
 
 def tokens_file() -> Path:
@@ -183,6 +171,7 @@ def kept(file: Path | None = None) -> dict[str, Any]:
     document = _stored(file)
     if not document.keys() >= KEPT:
         raise click.ClickException(f"{file} holds no tokens of `triptych login`: log in again")
+    document["address"] = _place(document)
     if document["access_expire_time"] - time.time() > SPARE_SECONDS:
         return document
     request, address = pb.RefreshRequest(refresh_token=document["refresh_token"]), document["address"]
@@ -191,27 +180,33 @@ def kept(file: Path | None = None) -> dict[str, Any]:
     return kept(file)
 
 
-def again(address: str) -> Callable[[faults.Fault], str]:
-    """Say what to do when the service that gave the kept tokens does not take them, and nothing of other failures."""
+def _place(document: dict[str, Any]) -> str:
+    """Give the address of the service that gave the tokens: the stack of a home may have got another port since."""
+    ports = Home(Path(document["home"])).recall("ports.json") if "home" in document else {}
+    return f"127.0.0.1:{ports['auth.plaintext']}" if "auth.plaintext" in ports else str(document["address"])
 
-    def advice(fault: faults.Fault) -> str:
+
+def again(address: str) -> Callable[[faults.Fault], str]:
+    """Say what to do when the service that gave the kept tokens does not take them, or does not answer."""
+
+    def helping(fault: faults.Fault) -> str:
         if fault.reason == "REAUTHENTICATION_REQUIRED":
             return ": `triptych reauthenticate`"
-        if not isinstance(fault, (faults.Unauthenticated, faults.Unavailable)) or fault.reason == "LOGIN_FAILED":
+        whose = f"; the kept tokens are of the auth service at {address}"
+        if isinstance(fault, faults.Unavailable):
+            return f"{whose}: {advice.START}, or wait a moment; `triptych login --home DIRECTORY` goes to another"
+        if not isinstance(fault, faults.Unauthenticated) or fault.reason == "LOGIN_FAILED":
             return ""
-        return (
-            f"; the kept tokens are of the auth service at {address}: start its stack, or log in again with "
-            "`triptych login --home DIRECTORY` or `triptych login --address HOST:PORT`"
-        )
+        return f"{whose}, and have ended: log in again with `triptych login`"
 
-    return advice
+    return helping
 
 
 def _second(place: str, answer: pb.LoginResponse) -> pb.CompleteLoginResponse:
     """Ask for a second factor and end the login with it."""
     if not {FactorKind.FACTOR_KIND_TOTP, FactorKind.FACTOR_KIND_RECOVERY_CODE} & set(answer.factors):
         raise click.ClickException("this account has a passkey and no codes: log in where the passkey is")
-    code = click.prompt("Code from your app, or a recovery code").strip()
+    code = secrets.asked("Code from your app, or a recovery code").strip()
     request = pb.CompleteLoginRequest(login_ticket=answer.login_ticket)
     if len(code) == 6:
         request.totp_code = code
@@ -231,12 +226,21 @@ def _stored(file: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _count(mails: int) -> str:
-    return {0: "no mail yet", 1: "there is 1 mail"}.get(mails, f"there are {mails} mails")
+def _tenant(document: dict[str, Any]) -> str:
+    """Give the slug and id of the tenant that the kept tokens are good in."""
+    metadata = (("authorization", f"Bearer {document['access_token']}"),)
+    request, address = tenant_pb.GetTenantRequest(), document["address"]
+    found = ask(
+        address, lambda channel: TenantServiceStub(channel).GetTenant(request, metadata=metadata), again(address)
+    ).tenant
+    return f"{found.slug} ({found.id})"
 
 
-def _messages(files: Sequence[Path]) -> list[EmailMessage]:
-    return [email.message_from_bytes(file.read_bytes(), EmailMessage, policy=default) for file in files]
+def meant(home: Path) -> Path:
+    """Give the home that is meant: where none is named, and there is no stack in this folder, that of the login."""
+    login = _stored(tokens_file()).get("home")
+    named = click.get_current_context().get_parameter_source("home") is not ParameterSource.DEFAULT
+    return Path(login) if login and not named and not Home(home).has("ports.json") else home
 
 
 def target(home: Path, address: str | None, service: str = "auth") -> str:
@@ -244,17 +248,22 @@ def target(home: Path, address: str | None, service: str = "auth") -> str:
     if address is None:
         ports = Home(home).recall("ports.json")
         if f"{service}.plaintext" not in ports:
-            raise click.ClickException(f"no stack was ever started in {home}: name one with --home or --address")
+            raise click.ClickException(never(home))
         address = f"127.0.0.1:{ports[f'{service}.plaintext']}"
     if address.rpartition(":")[0] not in LOOPBACK:
         raise click.ClickException(f"{address} is not on this machine: forward its port (ssh -L) and use 127.0.0.1")
     return address
 
 
+def never(home: Path) -> str:
+    """Say that there is nothing in a home."""
+    return f"no stack was ever started in {home}: name one with --home or --address"
+
+
 def ask(
     target: str,
     call: Callable[[grpc.aio.Channel], Awaitable[Answer]],
-    advice: Callable[[faults.Fault], str] = lambda _: "",
+    helping: Callable[[faults.Fault], str] = advice.starting,
 ) -> Answer:
     """Call the service, and say in its own words what went wrong."""
 
@@ -266,7 +275,8 @@ def ask(
         return asyncio.run(answer())
     except grpc.aio.AioRpcError as error:
         fault = faults.from_error(error, service=f"the auth service at {target}")
-        raise click.ClickException(f"{fault.text} ({fault.reason}){advice(fault)}") from None
+        wrong = advice.listening(error)
+        raise click.ClickException(f"{fault.text} ({fault.reason}){helping(fault)}{wrong}") from None
 
 
 def keep(file: Path, target: str, tokens: pb.Tokens, devices: dict[str, str] | None = None) -> Path:
@@ -280,6 +290,6 @@ def keep(file: Path, target: str, tokens: pb.Tokens, devices: dict[str, str] | N
         "access_expire_time": tokens.access_expire_time.seconds,
         "refresh_token": tokens.refresh_token,
     }
-    if before.get("address") == target and "home" in before:
+    if "home" in before and target in {before.get("address"), _place(before)}:
         document["home"] = before["home"]
     return replace(file, json.dumps(document, indent=2) + "\n")

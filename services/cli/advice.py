@@ -1,14 +1,24 @@
 """What to do about a refusal, in terms of commands. What the service said stays as it said it."""
 
 import re
-from collections.abc import Iterable
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
+
+import grpc
 
 from services.kit import faults
 from triptych.common.v1.role_pb2 import Role
 
+_OTHERS: Final = ("Socket closed", "reset by peer")
+"""What gRPC says when something listens that is not spoken to as it wants, such as a TLS port."""
+_AMOUNT: Final = "an amount in USD has up to 8 digits and 12 decimals: 99999999.5"
+_PATTERN: Final = re.compile(r"does not match regex pattern `[^`]*`")
+_INDEX: Final = re.compile(r"\[\d+\]")
 _METHOD: Final = re.compile(r"\b(?:[A-Z][a-z]+){2,}\b")
+START: Final = "start its stack with `triptych up`"
+INSTALLATION: Final = (
+    ": it is of the installation, not of a tenant; its operator invites with `triptych bootstrap-admin --installation`"
+)
 COMMANDS: Final = {
     "REAUTHENTICATION_REQUIRED": "`triptych reauthenticate`, and then the same command again",
     "PROVIDER_NOT_FOUND": "`triptych providers list` shows those that there are",
@@ -37,6 +47,7 @@ COMMANDS: Final = {
     "MODEL_UNAVAILABLE": "`triptych providers health` shows how it does; --fallback names others that may answer",
     "CIRCUIT_OPEN": "`triptych providers health` shows how it does; --fallback names others that may answer",
     "PROVIDER_BUSY": "--fallback names others that may answer",
+    "SCOPE_UNKNOWN": "`triptych agents scopes` lists them",
     "COST_ALERT_NOT_FOUND": "`triptych budgets alerts` shows them",
     "ETAG_MISMATCH": "somebody else was faster: the same command again begins with what is there now",
 }
@@ -51,17 +62,27 @@ FORMS: Final = {
     "key_id": "`triptych keys list` shows the ids",
     "label": "a label has 1 to 64 characters",
     "expire_time": "--expires must be in the future",
+    "daily_cost_usd": _AMOUNT,
+    "monthly_cost_usd": _AMOUNT,
+    "scopes": "a scope is written like agents.get: `triptych agents scopes` lists them",
+    "agent_id": "`triptych agents list` shows names and ids",
+    "credential_id": "`triptych agents credentials AGENT` shows the ids",
+    "invitation_id": "`triptych invitations list` shows the ids",
+    "session_id": "`triptych sessions list` shows the ids",
+    "user_id": "`triptych users list` shows addresses and ids",
 }
 """What a field must look like, in words; by its name, or by its path where the name is not enough."""
+PATTERNS: Final = {"tenant.slug": "a slug has 3 to 40 of a-z, 0-9 and -, a letter first and no - last"}
+"""The same where a service says in words what else may be wrong with a field."""
 
 
 def told(fault: faults.Fault, helped: str = "") -> str:
     """Say what went wrong, which fields or windows are meant, when it may go again, and which command helps."""
-    if fault.reason == faults.RequestInvalid.reason and (forms := _forms(fault.violations)):
+    if fault.reason == faults.RequestInvalid.reason and (forms := _forms(fault)):
         return f"{'; '.join(forms)} ({fault.reason})"
     helped = helped or _help(fault)
     text = "; ".join([f"{_spoken(fault.text, helped)} ({fault.reason})", *_named(fault), *_pause(fault)])
-    return f"{text}{helped}"
+    return f"{_PATTERN.sub('has another form', text)}{helped}"
 
 
 def _spoken(text: str, helped: str) -> str:
@@ -95,15 +116,33 @@ def _help(fault: faults.Fault) -> str:
         return f": {COMMANDS[fault.reason]}"
     if isinstance(fault, faults.Unauthenticated) and fault.reason != "LOGIN_FAILED":
         return ": the kept tokens have ended, or are of another stack; `triptych login`"
+    return starting(fault)
+
+
+def _forms(fault: faults.Fault) -> list[str]:
+    """Say what fields must look like; nothing unless it is known of all of them."""
+    found = [_form(_INDEX.sub("", path), problem) for path, problem in fault.violations.items()]
+    return list(dict.fromkeys(text for text in found if text)) if all(found) else []
+
+
+def listening(error: Any) -> str:
+    """Say what it may be when something listens at an address, and does not speak as our plaintext ports do."""
+    said = error.details() or ""
+    mute = error.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect" in said
+    return "; --address is the plaintext port" if mute and any(text in said for text in _OTHERS) else ""
+
+
+def starting(fault: faults.Fault) -> str:
+    """Say what helps when a service does not answer."""
     if isinstance(fault, faults.Unavailable) and " at " in fault.facts.get("dependency", ""):
-        return ": start its stack with `triptych up`, or name another with --home or --address"
+        return f": {START}, or name another with --home or --address; if it is starting, wait a moment"
     return ""
 
 
-def _forms(paths: Iterable[str]) -> list[str]:
-    """Say what fields must look like; nothing unless it is known of all of them."""
-    found = [FORMS.get(path) or FORMS.get(path.rpartition(".")[2]) for path in paths]
-    return list(dict.fromkeys(text for text in found if text)) if all(found) else []
+def _form(path: str, problem: str) -> str:
+    if _PATTERN.search(problem) and path in PATTERNS:
+        return PATTERNS[path]
+    return FORMS.get(path) or FORMS.get(path.rpartition(".")[2], "")
 
 
 def permission(role: int) -> str:

@@ -5,8 +5,10 @@ from typing import Any
 
 import click
 
-from services.cli import accounts, callers
+from services.cli import accounts, callers, secrets
 from services.cli.callers import json_option, limit_option
+from services.cli.names import Program
+from services.cli.numbers import Whole
 from services.cli.up import home_option
 from triptych.auth.v1 import agent_credential_service_pb2 as credential_pb, agent_service_pb2 as pb
 from triptych.auth.v1.agent_credential_pb2 import AgentCredential
@@ -56,7 +58,7 @@ def list_agents(limit: int, as_json: bool) -> None:
 
 
 @agents.command("status")
-@click.argument("agent_id")
+@click.argument("agent_id", metavar="AGENT", type=Program())
 @click.argument("status", type=click.Choice(["active", "probation", "inactive", "terminated"]))
 @click.option("--reason", required=True, help="Why; it goes into the audit log.")
 @json_option
@@ -69,10 +71,10 @@ def set_status(agent_id: str, status: str, reason: str, as_json: bool) -> None:
 
 
 @agents.command("issue")
-@click.argument("agent_id")
+@click.argument("agent_id", metavar="AGENT", type=Program())
 @click.option("--name", default="", help="Name of the credential.")
 @click.option("--scope", "scopes", multiple=True, help="A part of the agent's scopes; else all of them.")
-@click.option("--days", type=click.IntRange(1, 90), default=90, show_default=True, help="How long it is good.")
+@click.option("--days", type=Whole(1, 90), default=90, show_default=True, help="How long it is good.")
 def issue(agent_id: str, name: str, scopes: tuple[str, ...], days: int) -> None:
     """Make a credential and print its secret, once."""
     given = AgentCredential(
@@ -88,9 +90,11 @@ def issue(agent_id: str, name: str, scopes: tuple[str, ...], days: int) -> None:
 @agents.command("exchange")
 @home_option
 @accounts.address_option
-def exchange(**where: Any) -> None:
+@click.option("--secret-stdin", "piped", is_flag=True, help="Read the secret from standard input, its first line.")
+def exchange(piped: bool, **where: Any) -> None:
     """Ask for a secret, and print an access token for it, good for ten minutes; for trying what an agent may do."""
-    secret = click.prompt("Secret", hide_input=True)
+    option = "--secret-stdin"
+    secret = secrets.read(option, whole=False).strip() if piped else secrets.typed("Secret", option=option)
     request = credential_pb.ExchangeAgentCredentialRequest(secret=secret)
     answer = accounts.ask(
         accounts.target(**where),
@@ -106,7 +110,7 @@ def list_scopes() -> None:
 
 
 @agents.command("credentials")
-@click.argument("agent_id")
+@click.argument("agent_id", metavar="AGENT", type=Program())
 @limit_option
 @json_option
 def list_credentials(agent_id: str, limit: int, as_json: bool) -> None:

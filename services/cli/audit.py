@@ -1,5 +1,6 @@
 """`triptych audit`: verify an export or a proof without a server; export, prove and verify the log of a running one."""
 
+import errno
 import importlib
 import json
 import stat
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from services.audit import archives, verifier
 from services.cli import choices
 from services.cli.connections import Connection, Misused, connected
+from services.cli.numbers import Whole
 from triptych.audit.v1 import audit_service_pb2 as pb, event_pb2
 
 VERDICTS = {
@@ -30,7 +32,7 @@ EVERY = 500
 _file = click.Path(path_type=Path, dir_okay=False, exists=True)
 _errors = Console(stderr=True)
 Answer = TypeVar("Answer")
-KEY = "the base64 of an Ed25519 key's 32 bytes: 44 characters that end with ="
+KEY = verifier.KEY
 CHECKPOINT = "an export of `triptych audit export`, or the JSON of a checkpoint"
 RECEIPTS = 'JSON lines like {"log_id": "0197…", "seq": 7, "leaf_hash": "5f3a…"}'
 
@@ -77,6 +79,10 @@ def _misusing(call: Callable[..., Answer], *arguments: Any, **options: Any) -> A
     except click.ClickException as error:
         error.exit_code = verifier.MISUSED  # type: ignore[misc]  # click reads it of the instance
         raise
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # click ends quietly
+            raise
+        raise Misused(f"{error.filename}: {error.strerror}") from None
 
 
 @click.group(cls=Audit)
@@ -117,13 +123,17 @@ def verify(  # noqa: PLR0917 - click gives each option
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--csv", "as_csv", is_flag=True, help="As a table for people, which proves nothing.")
 @click.option("--text", help="Only entries with these words.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--with-personal-values", "personal", is_flag=True, help="With the personal values that are still held.")
 @choices.choosing
 @connected
 def export(
-    connect: Callable[[], Connection], *, file: Path, as_csv: bool, text: str | None, personal: bool, **fields: Any
-) -> None:
+    connect: Callable[[], Connection], *, file: Path, as_csv: bool, text: str | None, force: bool, personal: bool,
+    **fields: Any,
+) -> None:  # fmt: skip
     """Write the log, up to its newest checkpoint, to FILE: whole, or what the options choose of it."""
+    if file.is_file() and not force:
+        raise Misused(f"{file} exists, and an older export is evidence: name another file, or give --force")
     connection = connect()
     request = choices.output(fields, text=text, as_csv=as_csv, personal=personal)
     draft = file.with_name(f"{file.name}.part")
@@ -145,7 +155,7 @@ def export(
 @audit.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--event", "event_id", help="Prove that this event is in the log.")
-@click.option("--since", type=click.IntRange(min=1), help="Prove that the log only grew since it had so many entries.")
+@click.option("--since", type=Whole(min=1), help="Prove that the log only grew since it had so many entries.")
 @connected
 def prove(connect: Callable[[], Connection], file: Path, event_id: str | None, since: int | None) -> None:
     """Write a proof to FILE that `verify`, or `audit-verify`, checks without a server."""
@@ -228,6 +238,12 @@ def _readable(option: str, given: Iterable[Answer], form: str, read: Callable[[A
 
 
 def _verify_file(file: Path, anchors: verifier.Anchors) -> verifier.Result:
+    try:
+        verifier.refuse_other(next(archives.lines(file), b""))
+    except ValueError as error:
+        raise Misused(f"{file}: {error}") from None
+    except verifier.Bad:  # of what is compressed, and was cut or changed: that is for the answer
+        pass
     with _bar("verified", "entries") as bar:
         task = bar.add_task("verify", total=None)
 

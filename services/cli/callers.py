@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.cli import links
+from services.cli.numbers import Whole
 from services.kit import clock
 from triptych.common.v1.principal_pb2 import Principal, PrincipalKind
 
@@ -18,7 +19,7 @@ Columns: TypeAlias = Sequence[str] | Mapping[str, Callable[[Any], str] | None]
 """Fields of a message, or headings with what makes a cell of it; None: the field of that name."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 limit_option = click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many to show at most."
+    "--limit", type=Whole(1, 100_000), default=100, show_default=True, help="How many to show at most."
 )
 
 

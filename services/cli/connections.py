@@ -11,13 +11,14 @@ from typing import Any
 
 import click
 import grpc
+from cryptography import x509
 from google.protobuf.message import Message
 
 from services.audit import verifier
-from services.cli import accounts
+from services.cli import accounts, advice, links
 from services.cli.up import home_option
 from services.kit import faults
-from triptych.audit.v1 import audit_service_pb2_grpc
+from triptych.audit.v1 import audit_service_pb2_grpc, source_service_pb2 as source_pb
 
 LONGEST_SECONDS = 600
 _file = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -41,7 +42,8 @@ def connected(command: Callable[..., Any]) -> Callable[..., Any]:
         def connect() -> Connection:
             if ca_file is not None and address is None:
                 raise Misused("--ca-file is for a TLS port: give it with --address HOST:PORT")
-            return Connection(address or accounts.target(home, None, "audit"), token_file, ca_file)
+            found = address or accounts.target(accounts.meant(home), None, "audit")
+            return Connection(found, token_file, ca_file)
 
         return command(connect, **values)
 
@@ -59,7 +61,7 @@ class Connection:
         self._channel = (
             grpc.insecure_channel(address)
             if ca_file is None
-            else grpc.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()))
+            else grpc.secure_channel(address, grpc.ssl_channel_credentials(_authority(ca_file)))
         )
         self._stub: Any = audit_service_pb2_grpc.AuditServiceStub(self._channel)
 
@@ -72,7 +74,7 @@ class Connection:
         try:
             yield from getattr(self._stub, method)(request, metadata=self._metadata, timeout=LONGEST_SECONDS)
         except grpc.RpcError as error:
-            raise _refusal(self._address, error) from None
+            raise _refusal(self._address, error, request) from None
         finally:
             self._channel.close()
 
@@ -81,21 +83,35 @@ class Connection:
         try:
             return getattr(self._stub, method)(request, metadata=self._metadata, timeout=LONGEST_SECONDS)
         except grpc.RpcError as error:
-            raise _refusal(self._address, error) from None
+            raise _refusal(self._address, error, request) from None
         finally:
             self._channel.close()
 
 
-def _refusal(address: str, error: grpc.RpcError) -> Misused:
+def _refusal(address: str, error: grpc.RpcError, request: Message) -> Misused:
     """Say in the service's own words what went wrong, and what to do where it is known."""
     service = f"the audit service at {address}"
     fault = faults.from_error(error, service=service)  # type: ignore[arg-type]  # of a call that failed: the same methods
-    advice = ""
-    if isinstance(fault, faults.Unauthenticated):
-        advice = "; the token has ended, or is of another stack: `triptych login`"
+    helped = ""
+    if fault.reason == faults.CallerNotPermitted.reason:
+        sources = isinstance(request, source_pb.ListSourcesRequest)
+        helped = advice.INSTALLATION if sources else advice.permission(links.role(request))
+    elif isinstance(fault, faults.Unauthenticated):
+        helped = "; the token has ended, or is of another stack: `triptych login`"
     elif error.code() is grpc.StatusCode.UNAVAILABLE and fault.facts.get("dependency") == service:
-        advice = f"; start its stack, or name another with --home or --address: {error.details()}"
-    return Misused(f"{fault.text} ({fault.reason}){advice}")
+        another = f"{advice.START}, or wait a moment; or name another with --home or --address"
+        helped = f"; {another}{advice.listening(error)}: {error.details()}"
+    return Misused(advice.told(fault, helped))
+
+
+def _authority(file: Path) -> bytes:
+    """Give a file of certificates; of anything else gRPC would only say that nothing answers."""
+    text = file.read_bytes()
+    try:
+        x509.load_pem_x509_certificates(text)
+    except ValueError:
+        raise Misused(f"--ca-file {file} holds no certificate: give the authority's, as PEM") from None
+    return text
 
 
 def _token(file: Path | None) -> str:

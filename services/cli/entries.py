@@ -7,8 +7,10 @@ from typing import Any
 import click
 from google.protobuf import json_format
 
+from services.cli import callers
 from services.cli.choices import Entity, Moment, choosing, chosen
 from services.cli.connections import Connection, connected
+from services.cli.numbers import Whole
 from triptych.audit.v1 import (
     audit_service_pb2 as pb,
     event_pb2,
@@ -29,7 +31,7 @@ DIMENSIONS = {
 }
 Connect = Callable[[], Connection]
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
-_limit = click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Most to show.")
+_limit = click.option("--limit", type=Whole(1, 100_000), default=50, show_default=True, help="Most to show.")
 
 
 @click.command()
@@ -79,7 +81,12 @@ def stats(connect: Connect, by: tuple[str, ...], limit: int, *, as_json: bool, *
 @click.option("--event", "event_id", help="Erase the personal values of this event.")
 @click.option("--path", "paths", multiple=True, help="Only this one, as JSON Pointer; may be repeated.")
 @click.option("--subject", help="Erase those of everything about somebody, for instance user:0197…")
-@click.option("--value", "values", multiple=True, help="With --subject: also values that are exactly this.")
+@click.option(
+    "--value",
+    "values",
+    multiple=True,
+    help="With --subject: also values that are exactly this, for instance an address.",
+)
 @click.option("--reason", required=True, help="Why; it is written into the log.")
 @connected
 def redact(
@@ -89,6 +96,11 @@ def redact(
     """Erase personal values for good. All proofs still hold; the log tells who did it and why."""
     if (event_id is None) == (subject is None) or (paths and subject) or (values and event_id):
         raise click.UsageError("give either --event (with --path) or --subject (with --value)")
+    if subject is not None and ":" not in subject:
+        raise click.UsageError(
+            f"a subject is a kind and an id, as entries have it: user:0197…, address:{subject}; where {subject} itself"
+            " is a value, it is erased with --value as well"
+        )
     connection = connect()
     connection.serve(redaction_grpc.RedactionServiceStub)
     answer: Any
@@ -116,7 +128,7 @@ def retirements(connect: Connect, limit: int, *, as_json: bool) -> None:
 @_json
 @connected
 def sources(connect: Connect, limit: int, *, as_json: bool) -> None:
-    """List what came of each service and what is missing; for admins of the system's tenant."""
+    """List what came of each service and what is missing; for admins of the installation (`bootstrap-admin`)."""
     request, stub = source_pb.ListSourcesRequest(), _of(connect, source_grpc.SourceServiceStub)
     _print(_listed(stub, "ListSources", request, limit), _print_source, as_json=as_json)
 
@@ -160,8 +172,8 @@ def _print(found: Iterator[Any], show: Callable[[Any], None], *, as_json: bool) 
 
 def _print_entry(entry: event_pb2.LogEntry) -> None:
     event = entry.event
-    moment = event.occur_time.ToJsonString()[:19]
-    click.echo(f"{entry.seq:>8}  {moment}  {event.action}  {event.entity}  {event.actor.id}  {event.event_id}")
+    named = f"{event.action}  {event.entity}  {event.actor.id}  {event.event_id}"
+    click.echo(f"{entry.seq:>8}  {callers.moment(event.occur_time)}  {named}")
     if event.payload.fields:
         click.echo(f"          {json.dumps(_whole(json_format.MessageToDict(event.payload)), ensure_ascii=False)}")
 

@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from services.cli import advice
 from services.cli.stack.homes import Home
 from services.cli.up import home_option
 from services.kit import faults
@@ -29,6 +30,7 @@ from services.providers.settings import ProvidersSettings
 
 OPERATOR, REWRAPPER = "providers-operator", "providers-rewrapper"
 CONNECTIONS = 3
+_STARTING = f"{advice.START}, or wait a moment if it is starting"
 _errors = Console(stderr=True)
 Answer = TypeVar("Answer")
 _file = click.Path(path_type=Path, exists=True)
@@ -70,7 +72,8 @@ def rotate_kek(home: Path, config: Path | None, identity: Path | None) -> None:
     )
     _show(standing)
     if standing.older:
-        click.echo(f"next: `triptych keys rewrap` moves {standing.older} data keys to version {standing.newest}")
+        moving = f"moves {_counted(standing.older)} to version {standing.newest}"
+        click.echo(f"next: `triptych keys rewrap` {moving}")
 
 
 @click.command()
@@ -83,9 +86,9 @@ def rewrap(home: Path, config: Path | None, identity: Path | None) -> None:
     It may be interrupted at any time and goes on where it was when it is called again.
     """
     report = _run(home, config, identity, REWRAPPER, _rewrap)
-    click.echo(f"{report.stored} data keys are now wrapped by version {report.version}")
+    click.echo(f"{_counted(report.stored)} {_are(report.stored)} now wrapped by version {report.version}")
     if skipped := report.seen - report.stored - len(report.failed):
-        click.echo(f"{skipped} were revoked or moved by another run meanwhile")
+        click.echo(f"{skipped} {'was' if skipped == 1 else 'were'} revoked or moved by another run meanwhile")
     if report.failed:
         some = ", ".join(report.failed[:10])
         raise click.ClickException(
@@ -136,8 +139,16 @@ async def _rewrap(hands: Hands) -> rewraps.Report:
 def _show(standing: Standing) -> None:
     for version in sorted({standing.newest, *standing.keys}):
         mark = "  newest" if version == standing.newest else ""
-        click.echo(f"version {version}: {standing.keys.get(version, 0)} data keys{mark}")
+        click.echo(f"version {version}: {_counted(standing.keys.get(version, 0))}{mark}")
     click.echo(f"versions from {standing.oldest_accepted} on are accepted")
+
+
+def _counted(keys: int) -> str:
+    return f"{keys} data key{'' if keys == 1 else 's'}"
+
+
+def _are(keys: int) -> str:
+    return "is" if keys == 1 else "are"
 
 
 def _run(
@@ -152,6 +163,8 @@ def _run(
     work: Coroutine[Any, Any, Answer] = run()
     try:
         return asyncio.run(work)
+    except faults.Unavailable as fault:
+        raise click.ClickException(f"{fault.text} ({fault.reason}): {_STARTING}") from None
     except faults.Fault as fault:
         raise click.ClickException(f"{fault.text} ({fault.reason})") from None
     except VaultRefused as refusal:
@@ -160,6 +173,8 @@ def _run(
         ) from None
     except keks.TooEarly as problem:
         raise click.ClickException(str(problem)) from None
+    except (ConnectionError, asyncpg.CannotConnectNowError):
+        raise click.ClickException(f"the database does not answer: {_STARTING}") from None
     except (OSError, SettingsInvalid, tomllib.TOMLDecodeError, asyncpg.PostgresError) as problem:
         raise click.ClickException(f"the settings, secrets or database cannot be read: {problem}") from None
 

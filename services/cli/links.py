@@ -11,11 +11,9 @@ from typing import Any, Final
 
 import click
 import grpc
-from click.core import ParameterSource
 from google.protobuf.message import Message
 
 from services.cli import accounts, advice
-from services.cli.stack.homes import Home
 from services.cli.up import home_option
 from services.kit import faults
 from triptych.common.v1 import options_pb2
@@ -85,15 +83,15 @@ class Link:
     def _refusal(self, error: grpc.RpcError, request: Message) -> "Refused":
         fault = faults.from_error(error, service=self.service)  # type: ignore[arg-type]  # the same methods
         if fault.reason == faults.CallerNotPermitted.reason:
-            return Refused(fault, advice.permission(_role(request)))
-        return Refused(fault, self._helping(fault))
+            return Refused(fault, advice.permission(role(request)))
+        return Refused(fault, self._helping(fault), advice.listening(error))
 
 
 class Refused(click.ClickException):
     """A service said no, or nothing."""
 
-    def __init__(self, fault: faults.Fault, helped: str) -> None:
-        super().__init__(advice.told(fault, helped))
+    def __init__(self, fault: faults.Fault, helped: str, wrong: str = "") -> None:
+        super().__init__(f"{advice.told(fault, helped)}{wrong}")
         self.fault = fault
 
 
@@ -116,12 +114,9 @@ def providing(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _found(home: Path, address: str | None) -> str:
-    """Give the address of the providers service; where no home is named it is that of the login."""
-    login = accounts.kept().get("home")
-    named = click.get_current_context().get_parameter_source("home") is not ParameterSource.DEFAULT
-    if login and not named and not Home(home).has("ports.json"):
-        home = Path(login)
-    return accounts.target(home, address, "providers")
+    """Give the address of the providers service, to somebody who is logged in."""
+    accounts.kept()
+    return accounts.target(accounts.meant(home), address, "providers")
 
 
 def _kept(service: str, address: str, helping: Callable[[faults.Fault], str] = lambda _: "") -> Link:
@@ -134,7 +129,7 @@ def _kept(service: str, address: str, helping: Callable[[faults.Fault], str] = l
     return links[service]
 
 
-def _role(request: Message) -> int:
+def role(request: Message) -> int:
     """Give the least role of the method that takes this request."""
     for service in request.DESCRIPTOR.file.services_by_name.values():
         for method in service.methods:

@@ -1,9 +1,12 @@
 """The `triptych` command. A subcommand's module is imported when it is called, so that --help stays fast."""
 
+import errno
 import importlib
-from typing import Final
+from typing import Any, Final
 
 import click
+
+from services.cli.stack.faults import StackFault
 
 COMMANDS: Final = {
     "up": "services.cli.up:up",
@@ -19,7 +22,7 @@ COMMANDS: Final = {
     "logout": "services.cli.accounts:logout",
     "token": "services.cli.accounts:token",
     "whoami": "services.cli.accounts:whoami",
-    "mail": "services.cli.accounts:mail",
+    "mail": "services.cli.mails:mail",
     "users": "services.cli.people:users",
     "members": "services.cli.people:members",
     "invitations": "services.cli.people:invitations",
@@ -86,6 +89,17 @@ class Commands(click.Group):
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a file that cannot be written, or a part that there is not, is no defect of ours."""
+        try:
+            return super().invoke(ctx)
+        except StackFault as fault:
+            raise click.ClickException(str(fault)) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE or error.filename is None:  # the first is click's to end quietly
+                raise
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """Write the summaries of the table."""

@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from services.cli import callers, names
 from services.cli.callers import json_option
 from services.cli.links import Link, providing
+from services.cli.numbers import Real, Whole
 from triptych.providers.v1 import model_pb2, model_service_pb2 as pb, provider_service_pb2 as provider_pb
 from triptych.providers.v1.model_pb2 import ChatMessage, ChatRole, Fallback, FinishReason, KeySource
 from triptych.providers.v1.model_service_pb2_grpc import ModelServiceStub
@@ -44,8 +45,8 @@ def asking(command: Any) -> Any:
     for option in (
         click.argument("prompt", required=False),
         click.option("--operation", default="chat", show_default=True, help="What for, in usage reports."),
-        click.option("--temperature", type=click.FloatRange(0, 2), help="Else the model's own."),
-        click.option("--max-tokens", "max_output_tokens", type=click.IntRange(1, 10_000_000), help="Longest answer."),
+        click.option("--temperature", type=Real(0, 2), help="Else the model's own."),
+        click.option("--max-tokens", "max_output_tokens", type=Whole(1, 10_000_000), help="Longest answer."),
         click.option("--system", help="Instructions that stand above the conversation."),
         click.option("--local", is_flag=True, help="A local model may answer at last, where the tenant allows it."),
         click.option(
@@ -129,6 +130,7 @@ def _request(
     if not text.strip():
         raise click.UsageError("say what to ask: as PROMPT, or on standard input")
     asked = _provider(link, provider, model)
+    _warn_of_limit(asked, given.get("max_output_tokens"))
     others = [names.provider(link, name) for name in fallbacks]
     request.provider_id, request.operation = asked.id, operation
     if system:
@@ -141,6 +143,13 @@ def _request(
         if value is not None:
             setattr(request, field, value)
     return request, {one.id: one.name for one in (asked, *others)}
+
+
+def _warn_of_limit(provider: Provider, wanted: int | None) -> None:
+    """Say that an answer will be shorter than was asked for: the provider's limit holds."""
+    if wanted is not None and wanted > provider.max_tokens:
+        limit = f"{provider.name} writes {provider.max_tokens} tokens at most, not {wanted}"
+        click.echo(f"{limit}; an admin sets it with `triptych providers update {provider.name} --max-tokens`", err=True)
 
 
 def _piped() -> str:

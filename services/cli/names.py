@@ -39,6 +39,16 @@ class Person(click.ParamType[str]):
         return person(value) if "@" in value else str(value)
 
 
+class Program(click.ParamType[str]):
+    """The id of an agent, which may be named by its name as well."""
+
+    name = "id|name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's signature
+        """Ask for the id where a name is given."""
+        return str(value) if _is_id(str(value)) else _agent(str(value))
+
+
 def person(address: str) -> str:
     """Give the id of the person with this address."""
     request = user_pb.ListUsersRequest(query=address)
@@ -98,10 +108,13 @@ def key(link: Link, text: str) -> Key:
 
 
 def _agent(name: str) -> str:
-    for agent in callers.listed(AgentServiceStub, "ListAgents", agent_pb.ListAgentsRequest(), MOST):
-        if agent.display_name == name:
-            return str(agent.id)
-    raise click.ClickException(f"no agent is called {name}: `triptych agents list` shows those that there are")
+    listed = callers.listed(AgentServiceStub, "ListAgents", agent_pb.ListAgentsRequest(), MOST)
+    found = [str(agent.id) for agent in listed if agent.display_name == name]
+    if len(found) > 1:
+        raise click.ClickException(f"{len(found)} agents are called {name}: name one by its id: {', '.join(found)}")
+    if not found:
+        raise click.ClickException(f"no agent is called {name}: `triptych agents list` shows those that there are")
+    return found[0]
 
 
 def _is_id(text: str) -> bool:

@@ -8,6 +8,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from services.cli import callers
 from services.cli.callers import json_option, limit_option
 from services.cli.names import Person
+from services.cli.numbers import Whole
 from triptych.auth.v1 import (
     invitation_service_pb2 as invitation_pb,
     member_service_pb2 as member_pb,
@@ -109,8 +110,8 @@ def list_members(role_name: str | None, query: str, by_rank: bool, limit: int, a
 @members.command("set")
 @click.argument("user_id", type=Person())
 @click.option("--role", "role_name", type=_role, help="New role.")
-@click.option("--tier", type=click.IntRange(0, 8), help="New tier, 0 to 8.")
-@click.option("--rank", type=click.IntRange(0), help="New rank; 0: none.")
+@click.option("--tier", type=Whole(0, 8), help="New tier, 0 to 8.")
+@click.option("--rank", type=Whole(0), help="New rank; 0: none.")
 @json_option
 def set_member(user_id: str, as_json: bool, **given: Any) -> None:
     """Change a member's role, tier or rank."""
@@ -141,8 +142,8 @@ def invitations() -> None:
 
 @invitations.command("create")
 @click.option("--role", "role_name", type=_role, default="user", show_default=True, help="Role of those who use it.")
-@click.option("--uses", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many may use it.")
-@click.option("--days", type=click.IntRange(1, 30), default=7, show_default=True, help="How long it is good.")
+@click.option("--uses", type=Whole(1, 1000), default=1, show_default=True, help="How many may use it.")
+@click.option("--days", type=Whole(1, 30), default=7, show_default=True, help="How long it is good.")
 def create_invitation(role_name: str, uses: int, days: int) -> None:
     """Make an invitation and print its code, once."""
     given = Invitation(role=role(role_name), max_uses=uses, expire_time=callers.ahead(days))

@@ -8,6 +8,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from services.cli import callers, names
 from services.cli.callers import json_option, limit_option
 from services.cli.links import Link, providing
+from services.cli.numbers import Whole
 from services.cli.watches import follow, seconds_option
 from triptych.providers.v1 import health_service_pb2 as health_pb, provider_service_pb2 as pb
 from triptych.providers.v1.health_service_pb2_grpc import HealthServiceStub
@@ -49,8 +50,8 @@ def priced(command: Any) -> Any:
 def shaped(command: Any) -> Any:
     """Add the options of what may change."""
     for option in (
-        click.option("--timeout", "timeout_seconds", type=click.IntRange(1, 600), help="Seconds that a call may take."),
-        click.option("--max-tokens", type=click.IntRange(1, 10_000_000), help="Longest answer in tokens."),
+        click.option("--timeout", "timeout_seconds", type=Whole(1, 600), help="Seconds that a call may take."),
+        click.option("--max-tokens", type=Whole(1, 10_000_000), help="Longest answer in tokens."),
         click.option("--platform-provided/--not-platform-provided", default=None, help="The operator provides it."),
         click.option("--endpoint", "api_endpoint", metavar="URL", help="Base address, https."),
         click.option("--model", "model_name", help="Model, as the provider calls it."),
@@ -80,7 +81,7 @@ def list_providers(link: Link, *, archived: bool, limit: int, as_json: bool) -> 
     """List providers in order of name; prices are in USD for 1,000 tokens."""
     request = pb.ListProvidersRequest(show_archived=archived)
     found = link.listed(ProviderServiceStub, "ListProviders", request, limit)
-    columns = {name.removesuffix("_usd_per_1k"): _cell(name) for name in COLUMNS}
+    columns = {name: _cell(name) for name in COLUMNS}
     callers.table(found, columns | ({"archive_time": None} if archived else {}), as_json=as_json)
 
 
@@ -200,17 +201,24 @@ def list_prices(link: Link, *, provider: str, limit: int, as_json: bool) -> None
     """List the prices that a provider had, newest first, in USD for 1,000 tokens."""
     request = pb.ListProviderPricesRequest(provider_id=names.provider(link, provider, archived=True).id)
     found = link.listed(ProviderServiceStub, "ListProviderPrices", request, limit)
-    columns = {name.removesuffix("_usd_per_1k"): _cell(name) for name in COLUMNS[5:7]}
+    columns = {name: _cell(name) for name in COLUMNS[5:7]}
     callers.table(found, {"effective_time": None, **columns, "id": None}, as_json=as_json)
 
 
 @providers.command("health")
+@click.argument("provider", required=False)
 @limit_option
 @json_option
 @providing
-def health(link: Link, *, limit: int, as_json: bool) -> None:
-    """List how well active providers do; each is asked every five minutes, and calls count."""
-    found = link.listed(HealthServiceStub, "ListProviderHealth", health_pb.ListProviderHealthRequest(), limit)
+def health(link: Link, *, provider: str | None, limit: int, as_json: bool) -> None:
+    """List how well active providers do, or one, by name or id; each is asked every five minutes, and calls count."""
+    request = health_pb.ListProviderHealthRequest()
+    found = link.listed(HealthServiceStub, "ListProviderHealth", request, names.MOST if provider else limit)
+    if provider is not None:
+        wanted = names.provider(link, provider)
+        found = iter([one for one in found if one.provider_id == wanted.id])
+        if not wanted.active:
+            raise click.ClickException(f"{wanted.name} is switched off, so nobody asks how it does")
     callers.table(found, HEALTH, as_json=as_json)
 
 

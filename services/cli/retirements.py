@@ -20,6 +20,7 @@ from services.audit.retirements import Month, NotCovered, Retirements
 from services.audit.settings import AuditSettings
 from services.audit.signers import Signer
 from services.audit.verifier import Bad
+from services.cli.numbers import Whole
 from services.cli.stack.homes import Home
 from services.cli.up import home_option
 from services.kit import faults
@@ -43,7 +44,7 @@ _folder = click.Path(path_type=Path, file_okay=False)
 )
 @click.option("--retention-user", help="Role that may detach and drop months, when the settings do not name it.")
 @click.option("--retention-password-file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--wait", type=click.IntRange(0, 3600), default=60, show_default=True, help="Seconds for a checkpoint.")
+@click.option("--wait", type=Whole(0, 3600), default=60, show_default=True, help="Seconds for a checkpoint.")
 @click.option("--delete-expired", is_flag=True, help="Also delete archives whose class has expired.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 def retire(

@@ -3,8 +3,10 @@
 What is an argument can be read in the list of processes by everybody on the machine, and stays in the shell's history.
 """
 
+import getpass
 import re
 import sys
+import warnings
 from typing import Any, Final
 
 import click
@@ -26,7 +28,7 @@ def guarded(command: Any) -> Any:
 
 def key(*, piped: bool) -> str:
     """Give the key that is typed, unseen, or piped in."""
-    text = (read("--key-stdin") if piped else typed("Key")).strip()
+    text = (read("--key-stdin") if piped else typed("Key", option="--key-stdin")).strip()
     if not _KEY.fullmatch(text):
         raise click.ClickException("a key has 8 to 512 visible ASCII characters without spaces: look at what was given")
     return text
@@ -34,12 +36,28 @@ def key(*, piped: bool) -> str:
 
 def password(prompt: str, *, piped: bool, twice: bool = False) -> str:
     """Give the password that is typed, unseen, or the first line that is piped in."""
-    return read("--password-stdin", whole=False).rstrip("\r\n") if piped else typed(prompt, twice=twice)
+    if piped:
+        return read("--password-stdin", whole=False).rstrip("\r\n")
+    return typed(prompt, twice=twice, option="--password-stdin")
 
 
-def typed(prompt: str, *, twice: bool = False) -> str:
-    """Ask for something that is not shown."""
-    answer: str = click.prompt(prompt, hide_input=True, confirmation_prompt=twice)
+def typed(prompt: str, *, twice: bool = False, option: str = "") -> str:
+    """Ask for something that is not shown; an option, where there is one, takes it from a pipe."""
+    return asked(prompt, option, hide_input=True, confirmation_prompt=twice)
+
+
+def asked(prompt: str, option: str = "", **shape: Any) -> str:
+    """Ask, and say it when there is nobody to answer."""
+    with warnings.catch_warnings():
+        if not sys.stdin.isatty():  # what is piped in is not shown anyway
+            warnings.simplefilter("ignore", getpass.GetPassWarning)
+        try:
+            answer: str = click.prompt(prompt, **shape)
+        except click.Abort:
+            if sys.stdin.isatty():  # it was Ctrl-C or Ctrl-D
+                raise
+            instead = f", or pipe it in with {option}" if option else ""
+            raise click.ClickException(f"no terminal to ask on: call it in one{instead}") from None
     return answer
 
 

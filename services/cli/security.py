@@ -5,7 +5,7 @@ from typing import Any
 import click
 import segno
 
-from services.cli import accounts, callers
+from services.cli import accounts, callers, secrets
 from services.cli.callers import json_option, limit_option
 from services.cli.names import Person
 from services.cli.up import home_option
@@ -62,9 +62,9 @@ def revoke_all(user_id: str, keep_current: bool, yes: bool) -> None:
 @click.command()
 def reauthenticate() -> None:
     """Show again who you are; it counts for five minutes."""
-    password = click.prompt("Password", hide_input=True)
+    password = secrets.typed("Password")
     factors = callers.call(FactorServiceStub, "GetFactors", factor_pb.GetFactorsRequest()).factors
-    code = click.prompt("Code") if factors.totp or factors.recovery_codes_left else ""
+    code = secrets.asked("Code") if factors.totp or factors.recovery_codes_left else ""
     callers.call(AuthServiceStub, "Reauthenticate", auth_pb.ReauthenticateRequest(password=password, code=code))
     click.echo("good for five minutes")
 
@@ -91,7 +91,7 @@ def enroll_totp() -> None:
     secret = callers.call(FactorServiceStub, "EnrollTotp", factor_pb.EnrollTotpRequest())
     segno.make(secret.uri, error="m").terminal(compact=True)
     click.echo(f"scan it, or type the secret into the app: {secret.secret}")
-    request = factor_pb.ConfirmTotpRequest(code=click.prompt("Code from the app"))
+    request = factor_pb.ConfirmTotpRequest(code=secrets.asked("Code from the app"))
     _codes(callers.call(FactorServiceStub, "ConfirmTotp", request).recovery_codes)
 
 
@@ -117,8 +117,8 @@ def password() -> None:
 @password.command("change")
 def change_password() -> None:
     """Set a new password with the old one; all your sessions end, this one goes on anew."""
-    old = click.prompt("Old password", hide_input=True)
-    new = click.prompt("New password (15 characters at least)", hide_input=True, confirmation_prompt=True)
+    old = secrets.typed("Old password")
+    new = secrets.typed("New password (15 characters at least)", twice=True)
     request = auth_pb.ChangePasswordRequest(old_password=old, new_password=new)
     answer = callers.call(AuthServiceStub, "ChangePassword", request)
     accounts.keep(accounts.tokens_file(), accounts.kept()["address"], answer.tokens)
@@ -142,7 +142,7 @@ def forgot_password(email_address: str, **where: Any) -> None:
 @click.argument("code")
 def reset_password(code: str, **where: Any) -> None:
     """Set a new password with the code from the mail; all your sessions end."""
-    new = click.prompt("New password (15 characters at least)", hide_input=True, confirmation_prompt=True)
+    new = secrets.typed("New password (15 characters at least)", twice=True)
     request = auth_pb.ResetPasswordRequest(code=code, new_password=new)
     accounts.ask(accounts.target(**where), lambda channel: AuthServiceStub(channel).ResetPassword(request))
     click.echo("set: `triptych login`")

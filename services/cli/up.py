@@ -4,7 +4,8 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Never
@@ -99,24 +100,43 @@ def up(
 
     try:
         with Backends(home, dict(demands)) as backends:
-            _report_moves(backends, report)
-            if servers_only:
-                ready(backends, [])
-                _watch(backends, report)
-            else:
-                _serve(backends, report, patience, lambda statuses: ready(backends, statuses))
+            _report_moves(backends, report, servers_only=servers_only)
+            with _stopping(report):
+                if servers_only:
+                    ready(backends, [])
+                    _watch(backends, report)
+                else:
+                    _serve(backends, report, patience, lambda statuses: ready(backends, statuses))
+        report(f"stopped; data are kept in {backends.home.path}")
     except StackFault as fault:
         raise click.ClickException(str(fault)) from fault
     except KeyboardInterrupt:
-        pass  # a signal during the start or without services: the backends are stopped by now
+        report("stopped before everything had started")  # the backends are stopped by now
     finally:
         if ready_file:
             ready_file.unlink(missing_ok=True)
 
 
-def _report_moves(backends: Backends, report: Callable[[str], None]) -> None:
-    for text in backends.moved():
+def _report_moves(backends: Backends, report: Callable[[str], None], *, servers_only: bool) -> None:
+    for text in backends.moved(servers_only=servers_only):
         report(text)
+
+
+@contextmanager
+def _stopping(report: Callable[[str], None]) -> Iterator[None]:
+    """End with the first signal; further ones must not interrupt the stop of the servers, which is what follows."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _ignore_signals()
+        report("stopping")
+    finally:
+        _ignore_signals()
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _watch(backends: Backends, report: Callable[[str], None]) -> Never:
@@ -147,4 +167,5 @@ def _serve(backends: Backends, report: Callable[[str], None], patience: float, r
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> Never:
+    _ignore_signals()
     raise KeyboardInterrupt

@@ -88,6 +88,8 @@ def export(link: Link, *, start: str | None, end: str | None, file: Path) -> Non
 @providing
 def chart(link: Link, *, start: str | None, end: str | None, by: str, file: Path) -> None:
     """Draw the cost of each day to FILE (PNG)."""
+    if file.suffix.lower() not in ("", ".png"):
+        raise click.UsageError(f"the chart is a PNG: name the file {file.with_suffix('.png')}")
     _require_matplotlib()
     first, last = _span(start, end)
     costs: dict[str, dict[str, Decimal]] = {}
@@ -168,7 +170,7 @@ def _span(start: str | None, end: str | None) -> tuple[str, str]:
         last = date.fromisoformat(end) if end else datetime.now(UTC).date()
         first = date.fromisoformat(start) if start else last - timedelta(days=29)
     except ValueError:
-        raise click.ClickException("days are written YYYY-MM-DD") from None
+        raise click.UsageError("days are written YYYY-MM-DD") from None
     if not timedelta(0) <= last - first <= timedelta(days=3660):
-        raise click.ClickException("the first day must come before the last, by ten years at most")
+        raise click.UsageError("the first day must come before the last, by ten years at most")
     return first.isoformat(), last.isoformat()

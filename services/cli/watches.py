@@ -7,11 +7,12 @@ from typing import Any, Final
 import click
 
 from services.cli.links import Link
+from services.cli.numbers import Whole
 
 STRETCH: Final = 300
 """Seconds of one stream, the most that the services allow."""
 SLACK: Final = 20
-seconds_option = click.option("--seconds", type=click.IntRange(1), help="End after so many seconds; else at Ctrl-C.")
+seconds_option = click.option("--seconds", type=Whole(1), help="End after so many seconds; else at Ctrl-C.")
 
 
 def follow(

@@ -57,7 +57,7 @@ async def test_bootstrap_admin_prints_an_invitation_that_works(people: People, h
     assert (await people.join(done.output.strip())).login.user.role == Role.ROLE_ADMIN
     again = await run("bootstrap-admin", "--home", str(home), "--tenant", "acme-cli")
     assert again.exit_code == 1
-    assert "ask them for an invitation" in again.errors
+    assert again.errors.startswith("Error: acme-cli has an admin: ask them for an invitation (`triptych invitations")
 
 
 async def test_bootstrap_admin_says_when_there_is_no_stack(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ async def test_kept_tokens_that_nobody_takes_say_where_they_came_from(admin: Som
         kept.write_text(json.dumps(document | {"access_expire_time": expire_time}))
         found = await run("whoami")
         assert found.exit_code == 1
-        assert "the auth service at 127.0.0.1:1: start its stack, or log in again" in found.errors
+        assert "the auth service at 127.0.0.1:1: start its stack with `triptych up`, or wait" in found.errors
 
 
 async def test_login_keeps_tokens_that_nobody_else_reads_and_whoami_uses_them(
@@ -95,7 +95,11 @@ async def test_login_keeps_tokens_that_nobody_else_reads_and_whoami_uses_them(
     kept = home / "user" / "tokens.json"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert PASSWORD not in found.output + kept.read_text()
-    assert (await run("whoami")).output == f"{admin.email}  {admin.id}  admin\n"
+    async with people.database() as connection:
+        slug = await connection.fetchval("SELECT slug FROM tenants WHERE id = $1", admin.tenant_id)
+    named = f"{slug} ({admin.tenant_id})"
+    assert found.output.startswith(f"logged in as {admin.email} in tenant {named}; tokens are in ")
+    assert (await run("whoami")).output == f"{admin.email}  {admin.id}  admin  {named}\n"
     document = json.loads(kept.read_text())
     kept.write_text(json.dumps(document | {"access_expire_time": 0}))
     assert admin.id in (await run("whoami")).output
@@ -147,6 +151,7 @@ async def test_mail_lists_and_shows(people: People, admin: Somebody, home: Path)
 
 
 async def test_an_empty_mailbox_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "ports.json").write_text("{}")
     assert "no mail yet" in (await run("mail", "--home", str(tmp_path))).output
     assert "no mail yet" in (await run("mail", "--home", str(tmp_path), "1")).errors
 

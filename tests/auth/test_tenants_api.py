@@ -259,10 +259,11 @@ async def test_the_operators_commands_work_and_say_what_is_wrong(people: People,
     refused = await run("tenants", "set-tier", *there, name, "free")
     assert (refused.exit_code, refused.errors) == (
         1,
-        f"the tenant {name} was deleted: bring it back first (undelete)\n",
+        f"Error: the tenant {name} was deleted: bring it back first (undelete)\n",
     )
     assert (await run("tenants", "undelete", *there, name)).exit_code == 0
     assert (await people.login(admin.email)).tenant_id == admin.tenant_id
     unknown = await run("tenants", "undelete", *there, "no-such-tenant")
-    assert (unknown.exit_code, unknown.errors) == (1, "there is no tenant no-such-tenant, and there never was one\n")
+    said = "Error: there is no tenant no-such-tenant, and there never was one\n"
+    assert (unknown.exit_code, unknown.errors) == (1, said)
     assert (await run("tenants", "set-tier", *there, name, "gold")).exit_code == 2

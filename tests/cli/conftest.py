@@ -35,10 +35,13 @@ class Terminal:
     person: Somebody
     home: Path
     tokens: Path
+    named: bool = True
+    """Whether the home is named to each command."""
 
     @property
     def env(self) -> dict[str, str]:
-        return {"TRIPTYCH_HOME": str(self.home), "TRIPTYCH_TOKENS": str(self.tokens)}
+        tokens = {"TRIPTYCH_TOKENS": str(self.tokens)}
+        return tokens | {"TRIPTYCH_HOME": str(self.home)} if self.named else tokens
 
     async def run(self, *arguments: str, given: str = "") -> Result:
         """Run a command in a thread, as commands have loops of their own."""

@@ -26,7 +26,16 @@ async def test_a_provider_is_made_changed_listed_and_archived(admin: Terminal, p
     assert changed["etag"] != shown["etag"]
     await admin.good("providers", "update", provider, "--active")
     head, *rows = (await admin.good("providers", "list")).splitlines()
-    assert head.split() == ["name", "type", "model_name", "api_endpoint", "active", "input_cost", "output_cost", "id"]
+    assert head.split() == [
+        "name",
+        "type",
+        "model_name",
+        "api_endpoint",
+        "active",
+        "input_cost_usd_per_1k",
+        "output_cost_usd_per_1k",
+        "id",
+    ]
     assert [row.split()[:2] for row in rows if provider in row] == [[provider, "openai_compatible"]]
     refused = await admin.run("providers", "archive", provider, given="n\n")
     assert (refused.exit_code, "Archive it?" in refused.output) == (1, True)

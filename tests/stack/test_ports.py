@@ -147,6 +147,11 @@ def test_a_taken_demand_leaves_nothing_behind(tmp_path: Path, taken: int) -> Non
     backends = Backends(tmp_path / "home", {"valkey": taken}, durable=False)
     with pytest.raises(StackFault, match=f"port {taken}"):
         backends.start()
+    assert not (tmp_path / "home").exists()  # it was not there before
+    backends.home.open()
+    backends.home.close()
+    with pytest.raises(StackFault, match=f"port {taken}"):
+        backends.start()
     assert not list((tmp_path / "home" / "run").iterdir())
     backends.home.open()  # the lock was given back
     backends.home.close()
@@ -157,3 +162,42 @@ def test_a_part_that_is_not_on_its_usual_port_is_named(tmp_path: Path, taken: in
     usual = ports.usual(backends.topology)
     backends.ports = usual | {"auth": taken, "audit": 9999}
     assert backends.moved() == [f"auth is on {taken}: {usual['auth']} is taken"]
+
+
+def test_parts_that_are_not_started_are_not_spoken_of(tmp_path: Path, taken: int) -> None:
+    backends = Backends(tmp_path / "home")
+    usual = ports.usual(backends.topology)
+    backends.ports = usual | {"auth": taken, "valkey": taken}
+    assert backends.moved(servers_only=True) == [f"valkey is on {taken}: {usual['valkey']} is taken"]
+
+
+def test_a_released_claim_leaves_no_file(private: Path) -> None:
+    claims, port = Claims(), unused()
+    folder = private / f"triptych-ports-{os.geteuid()}"
+    assert claims.take(port)
+    assert [path.name for path in folder.iterdir()] == [str(port)]
+    claims.release()
+    assert not list(folder.iterdir())
+    assert claims.take(port)
+    claims.release()
+
+
+def test_a_claim_whose_file_was_removed_meanwhile_is_made_anew(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One stack opens the file, another releases the port and removes it: a lock on it would keep nobody out."""
+    first, second, third, port = Claims(), Claims(), Claims(), unused()
+    assert first.take(port)
+    open_file = second._open
+    opened: list[int] = []
+
+    def open_late(number: int) -> int:
+        opened.append(open_file(number))
+        first.release()
+        return opened[-1]
+
+    monkeypatch.setattr(second, "_open", open_late)
+    assert second.take(port)
+    assert len(opened) == 2
+    assert not third.take(port)
+    first.release()
+    assert [path.name for path in (private / f"triptych-ports-{os.geteuid()}").iterdir()] == [str(port)]
+    second.release()

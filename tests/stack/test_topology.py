@@ -1,6 +1,7 @@
 """The topology, and the files that have to agree with it."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,16 @@ def test_needs_name_services_and_servers() -> None:
     known = {service.name for service in plan.services} | {"postgres", "valkey", "openbao"}
     for service in plan.services:
         assert set(service.needs) <= known - {service.name}
+
+
+def test_needs_are_the_neighbours_that_a_service_calls() -> None:
+    plan, servers = topology.read(), {"postgres", "valkey", "openbao"}
+    sources = Path(topology.__file__).parents[3]
+    for service in plan.services:
+        files = (sources / service.module.replace(".", "/")).rglob("*.py")
+        called = {name for file in files for name in re.findall(r'\.stub\(\s*"(\w+)"', file.read_text())}
+        everybodys = {"auth", "audit"}  # the kit's calls: signing keys and revocations, events
+        assert set(service.needs) - servers == (called | everybodys) - {service.name}, service.name
 
 
 def test_every_service_seals_its_page_tokens() -> None:

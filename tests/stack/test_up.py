@@ -96,6 +96,20 @@ def test_it_says_where_everything_is_and_stops_cleanly(stack: Stack) -> None:
     assert not stack.ready.exists()
 
 
+def test_a_stop_is_spoken_of_and_an_impatient_second_signal_does_not_interrupt_it(stack: Stack) -> None:
+    children = stack.children()
+    postgres = json.loads((stack.home / "run" / "postgres").read_text())["pid"]
+    os.kill(postgres, signal.SIGSTOP)  # it is the last to be stopped, and does not end yet
+    stack.process.send_signal(signal.SIGINT)
+    until(lambda: "stopping" in stack.output.read_text())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        stack.process.send_signal(number)
+    os.kill(postgres, signal.SIGCONT)
+    assert stack.process.wait(60) == 0
+    assert stack.output.read_text().splitlines()[-2:] == ["stopping", f"stopped; data are kept in {stack.home}"]
+    assert not [pid for pid in children if alive(pid)]
+
+
 def test_nothing_survives_a_kill_and_the_next_start_works(stack: Stack) -> None:
     children = stack.children()
     assert all(alive(pid) for pid in children)
@@ -115,7 +129,9 @@ def test_a_server_that_dies_is_started_again_where_it_was(stack: Stack, server: 
 
     summary, killed = json.loads(stack.ready.read_text()), note()
     os.kill(killed["pid"], signal.SIGKILL)
-    until(lambda: f"{server} ended with code -9; it is started again in 0.5 s." in stack.output.read_text())
+    until(
+        lambda: f"{server} was killed by signal 9 (Killed); it is started again in 0.5 s." in stack.output.read_text()
+    )
     until(lambda: note() != killed and answers(server, summary))
     assert stack.process.poll() is None
     stack.process.send_signal(signal.SIGINT)
@@ -207,3 +223,4 @@ def test_a_wrong_argument_is_a_clear_error(tmp_path: Path, arguments: list[str],
     up = run("up", "--home", str(tmp_path / "wrong"), *arguments)
     assert up.returncode in (1, 2)
     assert message in up.stderr
+    assert not (tmp_path / "wrong").exists()

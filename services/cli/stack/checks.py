@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import asyncpg
 import redis.asyncio
 import redis.exceptions
 from alembic.util.exc import CommandError
@@ -30,6 +31,8 @@ _WHEELS: Final = {
     "psutil": "psutil",
 }
 _SKEW: Final = timedelta(seconds=5)
+_GRACE: Final = timedelta(seconds=120)
+"""For services to start, and to be heard by the audit log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ async def examine(home: Home) -> AsyncIterator[Finding]:
     for finding in (*_python(), *_folders(home)):
         yield finding
     if not home.has("ports.json"):
-        yield Finding("home", f"{home.path} was never started", _start(home))
+        if home.path.is_dir():  # else that has been said
+            yield Finding("home", f"{home.path} was never started", _start(home))
         return
     patient = Patient(home)
     parts: dict[str, Callable[[Patient], Awaitable[list[Finding]]]] = {
@@ -169,7 +173,7 @@ async def _postgres(patient: Patient) -> list[Finding]:
         clock = await connection.fetchval("SELECT clock_timestamp()")
         wrong = await databases.deviations(connection, patient.topology)
         open_tables = await databases.unprotected(connection, patient.topology)
-        unheard = await databases.unheard(connection)
+        sources = await _sources(connection)
     finally:
         await connection.close()
     again = "restart the stack: each start applies roles.sql again"
@@ -181,12 +185,22 @@ async def _postgres(patient: Patient) -> list[Finding]:
     findings += [Finding("tables", text, exposed) for text in open_tables] or [
         Finding("tables", "those with a tenant are under forced row-level security")
     ]
-    look = "see `triptych audit sources`, and whether that service runs and its outbox empties"
-    findings += [Finding("sources", text, look) for text in unheard]
+    findings += sources
     findings += await _logins(patient)
     for service in patient.topology.services:
         findings.append(await _migration(patient, service))
     return findings
+
+
+async def _sources(connection: asyncpg.Connection) -> list[Finding]:
+    """Say what the audit log has not heard of; not right after a start, when last night is all that it can tell."""
+    if await connection.fetchval("SELECT now() - pg_postmaster_start_time()") < _GRACE:
+        return [Finding("sources", f"are looked at from {_GRACE.seconds} s after the start of PostgreSQL on")]
+    look = (
+        "see `triptych audit sources` (admins of the installation: `triptych bootstrap-admin --installation`), and"
+        " whether that service runs and its outbox empties"
+    )
+    return [Finding("sources", text, look) for text in await databases.unheard(connection)]
 
 
 async def _logins(patient: Patient) -> list[Finding]:

@@ -32,22 +32,35 @@ class Claims:
 
     def take(self, port: int) -> bool:
         """Claim a port on which nobody listens and which no other stack of this user has claimed."""
-        if not free(port):
-            return False
-        file = self._open(port)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            return False
-        self._held[port] = file
-        return True
+        while free(port):
+            file = self._open(port)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                return False
+            if self._is_current(port, file):
+                self._held[port] = file
+                return True
+            os.close(file)  # whoever had it removed it between our opening and our lock: another may have a new one
+        return False
 
     def release(self) -> None:
-        """Give all of them back."""
-        for file in self._held.values():
+        """Give all of them back, and remove their files while they are still locked."""
+        for port, file in self._held.items():
+            if self._is_current(port, file):
+                (self._folder / str(port)).unlink(missing_ok=True)
             os.close(file)
         self._held.clear()
+
+    def _is_current(self, port: int, file: int) -> bool:
+        """Say whether the file that is open is the one that others find."""
+        try:
+            found = (self._folder / str(port)).lstat()
+        except FileNotFoundError:
+            return False
+        mine = os.fstat(file)
+        return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
 
     def _open(self, port: int) -> int:
         """Open the file of a port, in a folder that is looked at first: others can write beside it."""
@@ -98,16 +111,25 @@ def usual(topology: Topology) -> dict[str, int]:
     return ports
 
 
-def choose(
-    topology: Topology, *, remembered: Mapping[str, int], demanded: Mapping[str, int], claims: Claims
-) -> dict[str, int]:
-    """Choose and claim a free port for each part."""
+def check(topology: Topology, demanded: Mapping[str, int], *, now_free: bool = False) -> None:
+    """Raise when what is demanded makes no sense or, if that is asked, when something listens there now."""
     preferred = usual(topology)
     unknown = sorted(set(demanded) - set(preferred))
     if unknown:
         raise StackFault(f"no part is called {', '.join(unknown)}; ports can be set for {', '.join(preferred)}")
     if len(set(demanded.values())) != len(demanded):
         raise StackFault("the same port was demanded twice: give each part a port of its own")
+    for name, port in demanded.items():
+        if now_free and not free(port):
+            raise _taken(name, port)
+
+
+def choose(
+    topology: Topology, *, remembered: Mapping[str, int], demanded: Mapping[str, int], claims: Claims
+) -> dict[str, int]:
+    """Choose and claim a free port for each part."""
+    check(topology, demanded)
+    preferred = usual(topology)
     chosen = {name: _demanded(name, port, claims) for name, port in demanded.items()}
     for name, port in preferred.items():
         if name not in chosen:
@@ -124,15 +146,19 @@ def free(port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError:
+        except (OSError, OverflowError):  # a detour may lead beyond the last port
             return False
     return True
 
 
 def _demanded(name: str, port: int, claims: Claims) -> int:
     if not claims.take(port):
-        raise StackFault(f"port {port}, demanded for {name}, is taken: stop what listens there, or demand another port")
+        raise _taken(name, port)
     return port
+
+
+def _taken(name: str, port: int) -> StackFault:
+    return StackFault(f"port {port}, demanded for {name}, is taken: stop what listens there, or demand another port")
 
 
 def _first_free(wishes: list[int], claims: Claims) -> int:

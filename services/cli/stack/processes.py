@@ -23,6 +23,10 @@ _LAUNCHER: Final = str(Path(__file__).with_name("launcher.py"))
 _BARE: Final = {"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC"}
 _SETTLE: Final = 15.0
 TAIL: Final = 20
+"""Lines of a log that are shown at most."""
+LOOKED_AT: Final = 200
+"""Among so many of the last."""
+_USUAL: Final = ("debug", "info")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,23 @@ class Process:
         if not self.alive():
             raise StackFault(self.obituary())
 
+    @property
+    def ending(self) -> str:
+        """How it ended, in words: a negative code is the signal that killed it."""
+        code = self.popen.returncode
+        if code is None or code >= 0:
+            return f"ended with code {code}"
+        return f"was killed by signal {-code} ({signal.strsignal(-code) or 'unknown'})"
+
     def obituary(self, consequence: str = "") -> str:
-        """Say how it ended and, with the end of its log, why; `consequence` is what happens now."""
+        """Say how it ended and, with what is telling at the end of its log, why; `consequence` is what happens now."""
         name = self.command.name
-        lines = "\n".join(f"  {line}" for line in tail(self.home, name))
-        ended = "; ".join(filter(None, (f"{name} ended with code {self.popen.returncode}", consequence)))
-        return f"{ended}. The end of {log(self.home, name)}:\n{lines}"
+        ended = "; ".join(filter(None, (f"{name} {self.ending}", consequence)))
+        telling = [line for line in tail(self.home, name, LOOKED_AT) if _tells(line)][-TAIL:]
+        if not telling:
+            return f"{ended}. {log(self.home, name)} ends without a warning or an error"
+        lines = "\n".join(f"  {line}" for line in telling)
+        return f"{ended}. Warnings and errors at the end of {log(self.home, name)}:\n{lines}"
 
     def stop(self, grace: float = 10.0) -> None:
         """Ask it to end, and after the grace make it."""
@@ -130,6 +145,15 @@ def tail(home: Home, name: str, lines: int = TAIL) -> list[str]:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 64 * 1024))
         return file.read().decode(errors="replace").splitlines()[-lines:]
+
+
+def _tells(line: str) -> bool:
+    """Say whether a line may tell why: a service's own of a usual level does not, anything else may."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return True
+    return not (isinstance(entry, dict) and entry.get("level") in _USUAL)
 
 
 def _rotate(path: Path) -> None:

@@ -50,7 +50,7 @@ class Supervisor:
         """Start everything, call `ready` when all are healthy, and return after a signal and a clean stop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._begin_stop)
         try:
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._keep(service)) for service in self.backends.topology.services]
@@ -65,6 +65,12 @@ class Supervisor:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 
+    def _begin_stop(self) -> None:
+        """Say at the first signal what takes a moment now; the next ones change nothing."""
+        if not self._stop.is_set():
+            self.report(f"stopping; open calls have {GRACE:g} s")
+        self._stop.set()
+
     async def _watch(self) -> None:
         """Look after PostgreSQL, Valkey and OpenBao; one that keeps dying raises, and that stops everything."""
         tender = Tender(self.backends, self.report)
@@ -77,12 +83,16 @@ class Supervisor:
 
     async def _keep(self, service: Service) -> None:
         """Start one service again and again, with a growing pause until it has lived for a while."""
-        pause = _FIRST_PAUSE
+        pause, again = _FIRST_PAUSE, False
         while True:
             started = time.monotonic()
             process = self._start(service)
-            while process.alive():  # noqa: ASYNC110 - a process has no event to wait for
+            while process.alive():
+                if again and await serving(self._status(service).plaintext):
+                    self.report(f"{service.name} serves again")
+                    again = False
                 await asyncio.sleep(_TICK)
+            again = True
             if time.monotonic() - started > _FORGIVEN_AFTER:
                 pause = _FIRST_PAUSE
             self._report_death(process, pause)

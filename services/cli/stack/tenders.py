@@ -17,8 +17,8 @@ from services.cli.stack.postgres import Postgres
 from services.cli.stack.valkey import Valkey
 
 MOST_DEATHS: Final = 5
-"""In a row, each less than FORGIVEN_AFTER from the next; PostgreSQL may need two starts after a kill, because children
-of the dead one leave a moment later."""
+"""Within FORGIVEN_AFTER; one more of the same server ends the stack. PostgreSQL may need two starts after a kill,
+because children of the dead one leave a moment later."""
 FORGIVEN_AFTER: Final = 60.0
 FIRST_PAUSE: Final = 0.5
 
@@ -62,7 +62,7 @@ class Tender:
             self._report(process.obituary())
             home = shlex.quote(str(self._backends.home.path))
             raise StackFault(
-                f"{server.name} ended with code {process.popen.returncode}; everything was stopped; "
+                f"{server.name} {process.ending}; everything was stopped; "
                 f"start again with: triptych up --home {home} (data are kept)"
             )
         pause = FIRST_PAUSE * 2 ** len(deaths)
