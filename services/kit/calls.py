@@ -183,7 +183,7 @@ class Calls(grpc.aio.ServerInterceptor):
         except faults.Fault as raised:
             fault = raised
         except asyncio.CancelledError:
-            fault = call.ended or faults.DeadlineTooShort("the caller has left")
+            fault = call.ended or _parting(call, loop.time())
             if call.ended is None:
                 raise
             task.uncancel()
@@ -268,6 +268,16 @@ class Calls(grpc.aio.ServerInterceptor):
         make: Any = shapes[handler.request_streaming, handler.response_streaming]
         behaviour = to_stream if handler.response_streaming else to_unary
         return make(behaviour, _careful(handler.request_deserializer), handler.response_serializer)  # type: ignore[no-any-return]
+
+
+def _parting(call: Call, now: float) -> faults.Fault:
+    """Say why gRPC cancelled a call: the caller's own time was over, or the caller did not want it any more.
+
+    Its clock began elsewhere, hence the tolerance.
+    """
+    if call.expires - now < LOOK_SECONDS:
+        return faults.DeadlineTooShort(OVERDUE)
+    return faults.CallerLeft("the caller has left")
 
 
 async def _write(context: Any, message: Any) -> None:

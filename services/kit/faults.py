@@ -204,6 +204,12 @@ class DeadlineTooShort(DeadlineExceeded):
     """Too little time was left to begin, or the work did not end in time."""
 
 
+class CallerLeft(Fault):
+    """The caller cancelled, or its connection ended; for the log, the metric and the span, since nobody is told."""
+
+    code = grpc.StatusCode.CANCELLED
+
+
 _BY_CODE: dict[int, type[Fault]] = {
     kind.code.value[0]: kind
     for kind in (

@@ -1,6 +1,7 @@
 """Changes of the catalogue: a provider's fields, its prices, its end. What was used is never charged anew.
 
-Keys are bound to the host that they were stored for, so the host stays while anybody has a key for it.
+Keys are bound to the host that they were stored for, and were proven at one port of it, so both stay while anybody has
+a key there.
 """
 
 from sqlalchemy import func, select, update
@@ -32,7 +33,7 @@ _has_keys = Statement(
 
 
 class ProviderHostInUse(FailedPrecondition):
-    """Somebody has a key for the provider's host."""
+    """Somebody has a key for the provider's host and port."""
 
 
 async def revise(
@@ -42,10 +43,12 @@ async def revise(
     row = await _hold_live(tx, updates.target(request, "provider"), request.provider.etag)
     merged = updates.merge(providers.wire(row), request.provider, request.update_mask, UPDATABLE)
     host = providers.host(row["type"], merged.api_endpoint, allow_loopback=allow_loopback)
-    if host != row["destination_host"] and await tx.one(_has_keys, provider_id=row["id"]) is not None:
+    old_host, old_port = old = providers.destination(row["api_endpoint"])
+    if providers.destination(merged.api_endpoint) != old and await tx.one(_has_keys, provider_id=row["id"]) is not None:
         raise ProviderHostInUse(
-            f"there are keys for {row['destination_host']}: add another provider, or have them revoked first",
-            host=row["destination_host"],
+            f"there are keys for {old_host}, port {old_port}: add another provider, or have them revoked first",
+            host=old_host,
+            port=old_port,
         )
     fields = {name: getattr(merged, name) for name in UPDATABLE}
     await tx.run(_update, provider_id=row["id"], destination_host=host, **fields)

@@ -80,7 +80,7 @@ class ProviderUnpaid(FailedPrecondition):
 
 
 class KeyRefused(FailedPrecondition):
-    """The provider refused the key."""
+    """The provider refused the key, at this call or before."""
 
 
 class CircuitOpen(Unavailable):

@@ -12,7 +12,7 @@ import structlog
 
 from services.kit import calls, faults, requests
 from services.kit.db import Database
-from services.providers import chains, owners, validations
+from services.providers import chains, keys, owners, validations
 from services.providers.chains import Link
 from services.providers.engagements import Call, Engagement, Engagements, Given
 from services.providers.exchanges import Exchanges
@@ -121,14 +121,28 @@ class Invocations:
     async def _key(self, link: Link) -> tuple[str, Secret | None]:
         if link.owner is None:
             return "", None
-        answer = await self._openings.resolve(
-            key_service_pb2.ResolveKeyRequest(
-                owner=owners.wire(link.owner),
-                provider_id=str(link.provider["id"]),
-                destination_host=link.provider["destination_host"],
-            )
+        request = key_service_pb2.ResolveKeyRequest(
+            owner=owners.wire(link.owner),
+            provider_id=str(link.provider["id"]),
+            destination_host=link.provider["destination_host"],
         )
+        try:
+            answer = await self._openings.resolve(request)
+        except KeyNotFound:
+            await self._check_refused(link)
+            raise
         return answer.key_id, Secret(answer.api_key)
+
+    async def _check_refused(self, link: Link) -> None:
+        """Say it when the caller has a key and the provider refused it: that helps, and nobody else's is spoken of."""
+        if link.owner != owners.caller():
+            return
+        async with self._db.begin() as tx:
+            row = await keys.find_invalid(tx, link.owner, str(link.provider["id"]))
+        if row is not None:
+            help_ = "ValidateKey asks anew, RotateKey replaces it"
+            text = f"your key {row['label']!r} is invalid: {row['state_reason']}; {help_}"
+            raise KeyRefused(text, key_id=row["id"], state=row["state"], state_reason=row["state_reason"])
 
     async def _failed(self, engagement: Engagement | None, failure: CallFailed, key_id: str) -> None:
         """Draw the consequences of a failure, so that the next link finds nothing held."""

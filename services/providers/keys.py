@@ -5,6 +5,7 @@ What is sealed leaves this module only as a row, for `envelopes`; the wire form 
 
 import random
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -68,6 +69,18 @@ _get = Statement(select(table).where(table.c.id == param("id")))
 _lock = Statement(select(table).where(table.c.id == param("id")).with_for_update())
 SECRET = ("encrypted_api_key", "encrypted_dek", "fingerprint")
 """Columns that the audit log never gets."""
+_invalid = Statement(
+    select(table)
+    .where(
+        table.c.owner_kind == param("owner_kind"),
+        table.c.owner_id == param("owner_id"),
+        table.c.provider_id == param("provider_id"),
+        table.c.state == "invalid",
+        table.c.expire_time.is_(None) | (table.c.expire_time > func.now()),
+    )
+    .order_by(table.c.id.desc())
+    .limit(1)
+)
 _revoke = Change(
     update(table)
     .where(table.c.id == param("key_id"), table.c.state != "revoked")
@@ -136,6 +149,11 @@ async def seen(tx: Transaction, key_id: str) -> Row:
     return row
 
 
+async def find_invalid(tx: Transaction, owner: owners.Owner, provider_id: str) -> Row | None:
+    """Give the newest key of an owner that this provider refused."""
+    return await tx.one(_invalid, **owner.columns, provider_id=provider_id)
+
+
 async def hold(tx: Transaction, key_id: str) -> Row:
     """Give the row of a key, whosever it is, locked until the transaction ends."""
     row = await tx.one(_lock, id=key_id)
@@ -171,9 +189,21 @@ def wire(row: Row) -> key_pb2.Key:
         use_count=row["use_count"],
         replaces_key_id=str(row["replaces_key_id"] or ""),
         validate_time=row["validate_time"],
-        expire_time=row["expire_time"],
+        expire_time=_end(row),
         revoke_time=row["revoke_time"],
-        last_use_time=row["last_use_time"],
+        last_use_time=_last_use(row),
         create_time=row["create_time"],
         etag=updates.etag(row["revision"]),
     )
+
+
+def _end(row: Row) -> Any:
+    """Give the end of its time; one that was revoked before has ended then."""
+    ends, revoked = row["expire_time"], row["revoke_time"]
+    return min(ends, revoked) if ends is not None and revoked is not None else ends
+
+
+def _last_use(row: Row) -> Any:
+    """Give the last use, which is kept to the minute: the first minute of a key began before it did."""
+    used = row["last_use_time"]
+    return max(used, row["create_time"]) if used is not None else None

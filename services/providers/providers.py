@@ -146,8 +146,16 @@ async def check_same(tx: Transaction, seen: Row) -> None:
     """Raise unless a provider is still usable and where it was, and keep it so until the transaction ends."""
     now = await tx.only(_same, id=seen["id"])
     check_usable(now, str(seen["id"]))
-    if any(now[name] != seen[name] for name in ("type", "destination_host")):
+    if now["type"] != seen["type"] or destination(now["api_endpoint"]) != destination(seen["api_endpoint"]):
         raise ProviderChanged("the provider was changed meanwhile; try again", provider_id=seen["id"])
+
+
+def destination(endpoint: str) -> tuple[str, int]:
+    """Give host and port of an endpoint that was accepted once; another server may listen at another port of a host."""
+    if not endpoint:
+        return "", 0
+    checked = endpoints.parse(endpoint, allow_loopback=True)  # whether it is allowed was asked when it came
+    return checked.host, checked.port
 
 
 def host(kind: str, endpoint: str, *, allow_loopback: bool) -> str:

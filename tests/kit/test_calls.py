@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from services.kit import faults, log
+from services.kit import calls, faults, log, telemetry
 from services.kit.server import Runtime
 from tests.suite import Person, Suite
 from triptych.common.v1.role_pb2 import Role
@@ -122,6 +122,56 @@ async def test_a_method_ends_at_its_own_deadline(suite: Suite, admin: Person, mo
     assert faults.from_error(error, service="projects").reason == "DEADLINE_TOO_SHORT"
     assert hasty.calls._running == {}
     await hasty.stop()
+
+
+async def test_a_call_that_its_caller_cancels_is_cancelled_in_log_and_metric_and_no_deadline(
+    suite: Suite, admin: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from services.projects import projects
+
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def endless(*_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    left = await suite.launch("projects")
+    lines: list[dict[str, Any]] = []
+    codes: list[str] = []
+    spans: list[str] = []
+    line = left.calls._line
+
+    def note(call: Any, fault: faults.Fault | None, seconds: float, moment: float) -> Any:
+        made = line(call, fault, seconds, moment)
+        lines.append(made[2])
+        return made
+
+    def end(_span: object, fault: faults.Fault | None) -> None:
+        spans.append("OK" if fault is None else fault.code.name)
+        ended.set()
+
+    monkeypatch.setattr(left.calls, "_line", note)
+    monkeypatch.setattr(left.metrics, "observe", lambda _path, code, _seconds: codes.append(code))
+    monkeypatch.setattr(telemetry, "end", end)
+    monkeypatch.setattr(projects, "get", endless)
+    request = pb.GetProjectRequest(project_id=str(uuid.uuid4()))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{left.plaintext_port}") as channel:
+        call = ProjectServiceStub(channel).GetProject(request, metadata=bearer(admin), timeout=30)
+        await begun.wait()
+        call.cancel()
+        await ended.wait()
+    log.flush()
+    assert [(made["code"], made["reason"]) for made in lines] == [("CANCELLED", "CALLER_LEFT")]
+    assert (codes, spans) == (["CANCELLED"], ["CANCELLED"])
+    await left.stop()
+
+
+@pytest.mark.parametrize(
+    ("rest", "code"), [(20.0, "CANCELLED"), (0.01, "DEADLINE_EXCEEDED"), (-1.0, "DEADLINE_EXCEEDED")]
+)
+def test_a_caller_whose_time_is_over_has_not_left(rest: float, code: str) -> None:
+    call = calls.Call(method=None, request_id="r", token="", traceparent="", expires=100.0, caller=calls.NOBODY)  # type: ignore[arg-type]
+    assert calls._parting(call, 100.0 - rest).code.name == code
 
 
 async def test_the_request_id_comes_back_with_a_failure(runtime: Runtime, admin: Person) -> None:

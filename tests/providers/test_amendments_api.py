@@ -116,6 +116,52 @@ async def test_the_host_stays_while_anybody_has_a_key_for_it(
     await update(admin, made, api_endpoint="https://api.openai.com")
 
 
+async def test_the_port_stays_like_the_host_because_another_server_may_listen_there(
+    admin: Person, user: Person, add_provider: AddProvider, fake: FakeOpenAI
+) -> None:
+    made = await add_provider(type=OPENAI, api_endpoint=fake.url)
+    async with FakeOpenAI() as other:
+        await update(admin, made, api_endpoint=other.url)
+        await update(admin, made, api_endpoint=fake.url)
+        key = await store(user, made)
+        with pytest.raises(faults.FailedPrecondition) as caught:
+            await update(admin, made, api_endpoint=other.url)
+        assert caught.value.reason == "PROVIDER_HOST_IN_USE"
+        assert caught.value.facts == {"host": "127.0.0.1", "port": fake.url.rpartition(":")[2]}
+        await user.stub(KeyServiceStub).RevokeKey(key_service_pb2.RevokeKeyRequest(key_id=key.id))
+        await update(admin, made, api_endpoint=other.url)
+        assert other.requests == []
+
+
+async def test_the_usual_port_is_the_same_whether_it_is_written_or_not(
+    admin: Person, user: Person, add_provider: AddProvider, superuser: Any, fake: FakeOpenAI
+) -> None:
+    made = await add_provider(type=OPENAI, api_endpoint=fake.url)
+    await store(user, made)
+    for column, value in (("api_endpoint", "https://api.openai.com"), ("destination_host", "api.openai.com")):
+        await superuser.execute(f"UPDATE providers SET {column} = $2 WHERE id = $1", made.id, value)
+    await update(admin, made, api_endpoint="https://API.openai.com:443/v1")
+    with pytest.raises(faults.FailedPrecondition) as caught:
+        await update(admin, made, api_endpoint="https://api.openai.com:8443/v1")
+    assert caught.value.facts == {"host": "api.openai.com", "port": "443"}
+
+
+async def test_a_provider_that_moves_to_another_port_while_a_key_is_proven_does_not_get_it(
+    admin: Person, user: Person, add_provider: AddProvider, fake: FakeOpenAI
+) -> None:
+    made = await add_provider(type=OPENAI, api_endpoint=fake.url)
+    fake.mode = "slow"
+    storing = asyncio.create_task(store(user, made))
+    async with asyncio.timeout(10):
+        while not fake.requests:
+            await asyncio.sleep(0.005)
+    await update(admin, made, api_endpoint="http://127.0.0.1:9")
+    fake.released.set()
+    with pytest.raises(faults.Aborted) as caught:
+        await storing
+    assert caught.value.reason == "PROVIDER_CHANGED"
+
+
 async def test_a_provider_that_moves_while_a_key_is_proven_there_does_not_get_it(
     admin: Person, user: Person, add_provider: AddProvider, fake: FakeOpenAI
 ) -> None:

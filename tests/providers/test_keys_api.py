@@ -3,11 +3,13 @@
 import asyncio
 import json
 import uuid
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.kit import faults
+from services.kit import clock, faults
 from services.kit.server import Runtime
 from tests.fakes.openai_server import RETRY_SECONDS, FakeOpenAI, Mode
 from tests.providers.conftest import AddProvider
@@ -68,8 +70,9 @@ async def test_a_stored_key_shows_four_characters_and_opens_for_a_service(
     opened = await experiments.ResolveKey(to_resolve(user, provider))
     assert (opened.key_id, opened.api_key) == (key.id, api_key)
     read = (await user.stub(KeyServiceStub).GetKey(pb.GetKeyRequest(key_id=key.id))).key
-    assert read.last_use_time.seconds % 60 == 0
-    assert read.last_use_time.seconds > 0
+    used, made = read.last_use_time, read.create_time
+    assert used.seconds % 60 == 0 or used == made  # to the minute, and not before the key was there
+    assert used.ToNanoseconds() >= made.ToNanoseconds() > 0
 
 
 async def test_the_provider_is_really_asked(user: Person, provider: Provider, fake: FakeOpenAI) -> None:
@@ -299,3 +302,27 @@ async def test_nobody_but_named_services_opens_keys(user: Person, provider: Prov
 async def test_a_viewer_stores_no_key(admin: Person, provider: Provider) -> None:
     with pytest.raises(faults.PermissionDenied):
         await store(admin.colleague(Role.ROLE_VIEWER), provider)
+
+
+async def test_a_revoked_key_ends_when_it_was_revoked_and_not_later(user: Person, provider: Provider) -> None:
+    ends = Timestamp()
+    ends.FromDatetime(clock.now() + timedelta(days=30))
+    key = await store(user, provider, expire_time=ends)
+    assert key.expire_time == ends
+    stub = user.stub(KeyServiceStub)
+    revoked = (await stub.RevokeKey(pb.RevokeKeyRequest(key_id=key.id))).key
+    assert revoked.expire_time == revoked.revoke_time
+    assert (await stub.GetKey(pb.GetKeyRequest(key_id=key.id))).key == revoked
+    endless = await store(user, provider)
+    ended = (await stub.RevokeKey(pb.RevokeKeyRequest(key_id=endless.id))).key
+    assert not ended.HasField("expire_time")
+
+
+async def test_a_key_was_not_used_before_it_was_there(user: Person, provider: Provider, superuser: Any) -> None:
+    key = await store(user, provider)
+    used = "UPDATE user_providers SET last_use_time = create_time + $2::interval WHERE id = $1"
+    for shift, later in ((timedelta(seconds=-30), False), (timedelta(hours=1), True)):
+        await superuser.execute(used, key.id, shift)
+        read = (await user.stub(KeyServiceStub).GetKey(pb.GetKeyRequest(key_id=key.id))).key
+        assert (read.last_use_time.ToNanoseconds() > key.create_time.ToNanoseconds()) is later
+        assert read.last_use_time.ToNanoseconds() >= key.create_time.ToNanoseconds()

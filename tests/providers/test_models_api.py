@@ -296,6 +296,34 @@ async def test_after_a_failure_the_request_id_is_free(user: Person, model: Provi
     assert (await invoke(user, model, request_id=request_id)).text == TEXT
 
 
+async def test_a_key_that_became_invalid_is_said_to_be_so_and_not_to_be_missing(  # noqa: PLR0917 - fixtures
+    user: Person, model: Provider, server: FakeModels, superuser: Any, add_model: AddModel, other: FakeModels
+) -> None:
+    reason = "the provider refused it with status 401"
+    key_id = await superuser.fetchval(
+        "UPDATE user_providers SET state = 'invalid', state_reason = $2 WHERE provider_id = $1 RETURNING id::text",
+        model.id,
+        reason,
+    )
+    with pytest.raises(faults.FailedPrecondition) as caught:
+        await invoke(user, model)
+    told = caught.value
+    assert (told.reason, told.facts) == ("KEY_REFUSED", {"key_id": key_id, "state": "invalid", "state_reason": reason})
+    assert all(word in told.text for word in (reason, "ValidateKey", "RotateKey"))
+    assert (await streaming_fault(user, model)).reason == "KEY_REFUSED"
+    with pytest.raises(faults.NotFound) as others:
+        await invoke(user.colleague(Role.ROLE_ADMIN), model)  # not theirs, and none of their business
+    assert others.value.reason == "KEY_NOT_FOUND"
+    assert not server.requests
+    spare = await add_model(other)
+    answer = await invoke(user, model, fallback=model_pb2.Fallback(provider_ids=[spare.id]))
+    assert answer.invocation.provider_id == spare.id
+    await superuser.execute("UPDATE user_providers SET expire_time = now() WHERE id = $1", key_id)
+    with pytest.raises(faults.NotFound) as over:
+        await invoke(user, model)
+    assert over.value.reason == "KEY_NOT_FOUND"
+
+
 async def test_without_a_key_there_is_no_call_unless_a_fallback_is_asked_for(
     admin: Person, user: Person, add_model: AddModel, server: FakeModels, other: FakeModels
 ) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftriptych/common/v1/reason.proto\x12\x12triptych.common.v1*\x9a\x03\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REASON_REQUEST_INVALID\x10\x01\x12\x1e\n\x1aREASON_REQUEST_UNDECODABLE\x10\x02\x12\x1c\n\x18REASON_REQUEST_ID_REUSED\x10\x03\x12\x1d\n\x19REASON_PAGE_TOKEN_INVALID\x10\x04\x12\x1e\n\x1aREASON_UPDATE_MASK_INVALID\x10\x05\x12\x18\n\x14REASON_TOKEN_INVALID\x10\x06\x12\x1f\n\x1bREASON_CALLER_NOT_PERMITTED\x10\x07\x12\x18\n\x14REASON_ETAG_MISMATCH\x10\x08\x12\x16\n\x12REASON_SERVER_BUSY\x10\t\x12!\n\x1dREASON_DEPENDENCY_UNAVAILABLE\x10\n\x12\x1d\n\x19REASON_DEADLINE_TOO_SHORT\x10\x0b\x12\x13\n\x0fREASON_INTERNAL\x10\x0c\x12\x1b\n\x17REASON_METADATA_INVALID\x10\rBC\n\x1a\x64\x65v.triptych.api.common.v1P\x01Z#triptych.dev/api/common/v1;commonv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftriptych/common/v1/reason.proto\x12\x12triptych.common.v1*\xb2\x03\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REASON_REQUEST_INVALID\x10\x01\x12\x1e\n\x1aREASON_REQUEST_UNDECODABLE\x10\x02\x12\x1c\n\x18REASON_REQUEST_ID_REUSED\x10\x03\x12\x1d\n\x19REASON_PAGE_TOKEN_INVALID\x10\x04\x12\x1e\n\x1aREASON_UPDATE_MASK_INVALID\x10\x05\x12\x18\n\x14REASON_TOKEN_INVALID\x10\x06\x12\x1f\n\x1bREASON_CALLER_NOT_PERMITTED\x10\x07\x12\x18\n\x14REASON_ETAG_MISMATCH\x10\x08\x12\x16\n\x12REASON_SERVER_BUSY\x10\t\x12!\n\x1dREASON_DEPENDENCY_UNAVAILABLE\x10\n\x12\x1d\n\x19REASON_DEADLINE_TOO_SHORT\x10\x0b\x12\x13\n\x0fREASON_INTERNAL\x10\x0c\x12\x1b\n\x17REASON_METADATA_INVALID\x10\r\x12\x16\n\x12REASON_CALLER_LEFT\x10\x0e\x42\x43\n\x1a\x64\x65v.triptych.api.common.v1P\x01Z#triptych.dev/api/common/v1;commonv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\032dev.triptych.api.common.v1P\001Z#triptych.dev/api/common/v1;commonv1'
   _globals['_REASON']._serialized_start=56
-  _globals['_REASON']._serialized_end=466
+  _globals['_REASON']._serialized_end=490
 # @@protoc_insertion_point(module_scope)

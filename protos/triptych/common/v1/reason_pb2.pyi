@@ -62,6 +62,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """INVALID_ARGUMENT: metadata of the call is out of shape.
     Example: {"reason": "METADATA_INVALID", "metadata": {"key": "authorization"}}
     """
+    REASON_CALLER_LEFT: _Reason.ValueType  # 14
+    """CANCELLED: the caller cancelled, or its connection ended. It stands in the server's log and spans; nobody is sent it."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Reasons (`ErrorInfo.reason`, domain `triptych`) that any method can give, whichever service it belongs to."""
@@ -106,4 +108,6 @@ REASON_METADATA_INVALID: Reason.ValueType  # 13
 """INVALID_ARGUMENT: metadata of the call is out of shape.
 Example: {"reason": "METADATA_INVALID", "metadata": {"key": "authorization"}}
 """
+REASON_CALLER_LEFT: Reason.ValueType  # 14
+"""CANCELLED: the caller cancelled, or its connection ended. It stands in the server's log and spans; nobody is sent it."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -121,7 +121,7 @@ class Key(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it stops to resolve; not set while it has no end."""
+        """When it stops to resolve, or did, by its time or by being revoked before; not set while it has no end."""
 
     @_builtins.property
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
@@ -129,7 +129,7 @@ class Key(_message.Message):
 
     @_builtins.property
     def last_use_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last resolved, to the minute."""
+        """When it was last resolved, to the minute, and not before `create_time`."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

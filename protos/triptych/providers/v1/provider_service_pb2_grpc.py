@@ -98,8 +98,8 @@ class ProviderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateProvider(self, request, context):
-        """Changes a provider; prices have SetProviderPrice, and the type is for good. The host of the endpoint changes only while
-        nobody has a key for it: keys are bound to the host that they were stored for.
+        """Changes a provider; prices have SetProviderPrice, and the type is for good. Host and port of the endpoint change only
+        while nobody has a key for it: keys are bound to the host that they were stored for, and were proven at that port.
         Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH; ALREADY_EXISTS PROVIDER_NAME_TAKEN; INVALID_ARGUMENT
         ENDPOINT_REFUSED, UPDATE_MASK_INVALID; FAILED_PRECONDITION PROVIDER_ARCHIVED, PROVIDER_HOST_IN_USE.
         """

@@ -40,8 +40,8 @@ class ProviderServiceStub:
     ListProviders: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.ListProvidersRequest, _provider_service_pb2.ListProvidersResponse]
     """Lists providers in order of name."""
     UpdateProvider: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.UpdateProviderRequest, _provider_service_pb2.UpdateProviderResponse]
-    """Changes a provider; prices have SetProviderPrice, and the type is for good. The host of the endpoint changes only while
-    nobody has a key for it: keys are bound to the host that they were stored for.
+    """Changes a provider; prices have SetProviderPrice, and the type is for good. Host and port of the endpoint change only
+    while nobody has a key for it: keys are bound to the host that they were stored for, and were proven at that port.
     Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH; ALREADY_EXISTS PROVIDER_NAME_TAKEN; INVALID_ARGUMENT
     ENDPOINT_REFUSED, UPDATE_MASK_INVALID; FAILED_PRECONDITION PROVIDER_ARCHIVED, PROVIDER_HOST_IN_USE.
     """
@@ -69,8 +69,8 @@ class ProviderServiceAsyncStub(ProviderServiceStub):
     ListProviders: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.ListProvidersRequest, _provider_service_pb2.ListProvidersResponse]  # type: ignore[assignment]
     """Lists providers in order of name."""
     UpdateProvider: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.UpdateProviderRequest, _provider_service_pb2.UpdateProviderResponse]  # type: ignore[assignment]
-    """Changes a provider; prices have SetProviderPrice, and the type is for good. The host of the endpoint changes only while
-    nobody has a key for it: keys are bound to the host that they were stored for.
+    """Changes a provider; prices have SetProviderPrice, and the type is for good. Host and port of the endpoint change only
+    while nobody has a key for it: keys are bound to the host that they were stored for, and were proven at that port.
     Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH; ALREADY_EXISTS PROVIDER_NAME_TAKEN; INVALID_ARGUMENT
     ENDPOINT_REFUSED, UPDATE_MASK_INVALID; FAILED_PRECONDITION PROVIDER_ARCHIVED, PROVIDER_HOST_IN_USE.
     """
@@ -119,8 +119,8 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _provider_service_pb2.UpdateProviderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_provider_service_pb2.UpdateProviderResponse, _abc.Awaitable[_provider_service_pb2.UpdateProviderResponse]]:
-        """Changes a provider; prices have SetProviderPrice, and the type is for good. The host of the endpoint changes only while
-        nobody has a key for it: keys are bound to the host that they were stored for.
+        """Changes a provider; prices have SetProviderPrice, and the type is for good. Host and port of the endpoint change only
+        while nobody has a key for it: keys are bound to the host that they were stored for, and were proven at that port.
         Errors: NOT_FOUND PROVIDER_NOT_FOUND; ABORTED ETAG_MISMATCH; ALREADY_EXISTS PROVIDER_NAME_TAKEN; INVALID_ARGUMENT
         ENDPOINT_REFUSED, UPDATE_MASK_INVALID; FAILED_PRECONDITION PROVIDER_ARCHIVED, PROVIDER_HOST_IN_USE.
         """

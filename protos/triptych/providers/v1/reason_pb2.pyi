@@ -41,7 +41,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     Example: {"reason": "PROVIDER_UNREACHABLE", "metadata": {"problem": "timeout"}}
     """
     REASON_KEY_NOT_FOUND: _Reason.ValueType  # 7
-    """NOT_FOUND: no such key for the caller."""
+    """NOT_FOUND: no such key for the caller.
+    Example: {"reason": "KEY_NOT_FOUND", "metadata": {"key_id": "0197..."}}
+    """
     REASON_KEY_REJECTED_BY_PROVIDER: _Reason.ValueType  # 8
     """FAILED_PRECONDITION: the provider refused the key; it was not stored.
     Example: {"reason": "KEY_REJECTED_BY_PROVIDER", "metadata": {"status": "401"}}
@@ -69,8 +71,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_PROVIDER_ARCHIVED: _Reason.ValueType  # 30
     """FAILED_PRECONDITION: the provider is archived, for good; use another."""
     REASON_PROVIDER_HOST_IN_USE: _Reason.ValueType  # 31
-    """FAILED_PRECONDITION: somebody has a key for the provider's host, so the host stays; add another provider instead.
-    Example: {"reason": "PROVIDER_HOST_IN_USE", "metadata": {"host": "api.openai.com"}}
+    """FAILED_PRECONDITION: somebody has a key for the provider's host and port, so both stay; add another provider instead.
+    Example: {"reason": "PROVIDER_HOST_IN_USE", "metadata": {"host": "api.openai.com", "port": "443"}}
     """
     REASON_PROVIDER_CHANGED: _Reason.ValueType  # 32
     """ABORTED: the provider was changed while the key was being proven there; try again."""
@@ -97,7 +99,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_PROVIDER_UNPAID: _Reason.ValueType  # 55
     """FAILED_PRECONDITION: the account behind the key has no credit left at the provider."""
     REASON_KEY_REFUSED: _Reason.ValueType  # 56
-    """FAILED_PRECONDITION: the provider refused the key at a call; store another one.
+    """FAILED_PRECONDITION: the provider refused the key, at this call (`status`) or before (`state`, `state_reason`); ValidateKey
+    asks anew, RotateKey puts another in its place.
     Example: {"reason": "KEY_REFUSED", "metadata": {"key_id": "0197...", "status": "401"}}
     """
     REASON_CIRCUIT_OPEN: _Reason.ValueType  # 57
@@ -135,7 +138,9 @@ REASON_PROVIDER_UNREACHABLE: Reason.ValueType  # 6
 Example: {"reason": "PROVIDER_UNREACHABLE", "metadata": {"problem": "timeout"}}
 """
 REASON_KEY_NOT_FOUND: Reason.ValueType  # 7
-"""NOT_FOUND: no such key for the caller."""
+"""NOT_FOUND: no such key for the caller.
+Example: {"reason": "KEY_NOT_FOUND", "metadata": {"key_id": "0197..."}}
+"""
 REASON_KEY_REJECTED_BY_PROVIDER: Reason.ValueType  # 8
 """FAILED_PRECONDITION: the provider refused the key; it was not stored.
 Example: {"reason": "KEY_REJECTED_BY_PROVIDER", "metadata": {"status": "401"}}
@@ -163,8 +168,8 @@ Example: {"reason": "RESERVATION_SETTLED", "metadata": {"state": "released"}}
 REASON_PROVIDER_ARCHIVED: Reason.ValueType  # 30
 """FAILED_PRECONDITION: the provider is archived, for good; use another."""
 REASON_PROVIDER_HOST_IN_USE: Reason.ValueType  # 31
-"""FAILED_PRECONDITION: somebody has a key for the provider's host, so the host stays; add another provider instead.
-Example: {"reason": "PROVIDER_HOST_IN_USE", "metadata": {"host": "api.openai.com"}}
+"""FAILED_PRECONDITION: somebody has a key for the provider's host and port, so both stay; add another provider instead.
+Example: {"reason": "PROVIDER_HOST_IN_USE", "metadata": {"host": "api.openai.com", "port": "443"}}
 """
 REASON_PROVIDER_CHANGED: Reason.ValueType  # 32
 """ABORTED: the provider was changed while the key was being proven there; try again."""
@@ -191,7 +196,8 @@ REASON_PROVIDER_BUSY: Reason.ValueType  # 54
 REASON_PROVIDER_UNPAID: Reason.ValueType  # 55
 """FAILED_PRECONDITION: the account behind the key has no credit left at the provider."""
 REASON_KEY_REFUSED: Reason.ValueType  # 56
-"""FAILED_PRECONDITION: the provider refused the key at a call; store another one.
+"""FAILED_PRECONDITION: the provider refused the key, at this call (`status`) or before (`state`, `state_reason`); ValidateKey
+asks anew, RotateKey puts another in its place.
 Example: {"reason": "KEY_REFUSED", "metadata": {"key_id": "0197...", "status": "401"}}
 """
 REASON_CIRCUIT_OPEN: Reason.ValueType  # 57
