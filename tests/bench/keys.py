@@ -225,7 +225,7 @@ async def _rewrap(backends: Backends, client: hvac.Client) -> list[Result]:
     )
     db = await Database.connect(settings)
     pairs = []
-    for _ in range(4):
+    for _ in range(ROUNDS + 1):
         superuser = await backends.postgres_server.connect(TEMPLATE)
         old = await superuser.fetch("SELECT id, tenant_id, encrypted_dek FROM providers.user_providers")
         await superuser.execute("VACUUM providers.user_providers")

@@ -115,7 +115,7 @@ async def provider(add_provider: AddProvider) -> Provider:
 
 
 @pytest.fixture
-def stub(user: Person) -> "QuotaServiceAsyncStub":
+async def stub(user: Person) -> "QuotaServiceAsyncStub":
     return user.stub(QuotaServiceStub)
 
 
