@@ -42,7 +42,6 @@ class Victims:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self._alive: set[int] = set()
         self.killed = 0
 
     async def start(self, order: dict[str, Any]) -> tuple[int, int]:
@@ -52,21 +51,16 @@ class Victims:
         self._process.stdin.write(json.dumps(order, default=str).encode() + b"\n")
         async with asyncio.timeout(30):
             pid, port = (await self._process.stdout.readline()).split()
-        self._alive.add(int(pid))
         return int(pid), int(port)
 
     def kill(self, pid: int) -> None:
         """End one without a word."""
         os.kill(pid, signal.SIGKILL)
-        self._alive.discard(pid)
         self.killed += 1
 
     async def close(self) -> None:
-        """End all, and the program that made them."""
-        for pid in list(self._alive):
-            self.kill(pid)
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        """End all, also who never told its pid, and the program that made them."""
+        os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
 
 
@@ -74,7 +68,7 @@ class Victims:
 async def victims() -> AsyncIterator[Victims]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.providers.victims",
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT, start_new_session=True,
     )  # fmt: skip
     running = Victims(process)
     yield running

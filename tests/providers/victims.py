@@ -5,6 +5,7 @@ the service, {"port": ..., "token": ..., "provider_id": ...} somebody who calls 
 """
 
 import asyncio
+import faulthandler
 import json
 import os
 import random
@@ -25,6 +26,8 @@ from triptych.providers.v1.quota_service_pb2_grpc import QuotaServiceStub
 from triptych.providers.v1.usage_service_pb2_grpc import UsageServiceStub
 
 HOLD_SECONDS = 10
+START_SECONDS = 15
+"""After which a victim that does not start says on standard error where it is."""
 
 
 async def serve(order: dict[str, Any]) -> None:
@@ -80,6 +83,7 @@ def tell(port: int) -> None:
     """Say who this is and where."""
     sys.stdout.write(f"{os.getpid()} {port}\n")
     sys.stdout.flush()
+    faulthandler.cancel_dump_traceback_later()
 
 
 def run() -> None:
@@ -89,6 +93,7 @@ def run() -> None:
         order = json.loads(line)
         if os.fork() == 0:
             random.seed()
+            faulthandler.dump_traceback_later(START_SECONDS)
             log.configure(service="providers", level="error")
             uvloop.run(serve(order) if "settings" in order else call(order))
             os._exit(0)
