@@ -28,11 +28,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from services.kit.db import Database, Row, Statement, Transaction, param, params
 from services.kit.faults import Aborted
 from services.kit.paging import Page
+from services.kit.words import Words
 from triptych.audit.v1 import retention_service_pb2 as pb
 
-STATES = {
-    name: pb.RetirementState.Value(f"RETIREMENT_STATE_{name.upper()}") for name in ("manifested", "archived", "retired")
-}
+STATES = Words(pb.RetirementState)
 _metadata = MetaData()
 table = Table(
     "manifests",
@@ -192,7 +191,7 @@ def _wire(row: Row, files: Sequence[Row]) -> pb.Retirement:
         end_seq=row["end_seq"],
         manifest_seq=row["manifest_seq"],
         manifest_event_id=str(row["event_id"]),
-        state=STATES[row["state"]],
+        state=STATES.number(row["state"]),
         archives=[
             pb.Archive(
                 retention_class=file["retention_class"],

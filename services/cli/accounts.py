@@ -23,6 +23,7 @@ from services.cli import advice, secrets
 from services.cli.stack.homes import Home, replace
 from services.cli.up import home_option
 from services.kit import faults
+from services.kit.words import Words
 from triptych.auth.v1 import auth_service_pb2 as pb, tenant_service_pb2 as tenant_pb, user_service_pb2 as user_pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from triptych.auth.v1.factor_pb2 import FactorKind
@@ -154,7 +155,7 @@ def whoami() -> None:
     user = ask(
         address, lambda channel: UserServiceStub(channel).GetUser(request, metadata=metadata), again(address)
     ).user
-    role = Role.Name(user.role).removeprefix("ROLE_").lower()
+    role = Words(Role).word(user.role)
     click.echo(f"{user.email}  {user.id}  {role}  {_tenant(document)}")
 
 

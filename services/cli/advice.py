@@ -7,6 +7,7 @@ from typing import Any, Final
 import grpc
 
 from services.kit import faults
+from services.kit.words import Words
 from triptych.common.v1.role_pb2 import Role
 
 _OTHERS: Final = ("Socket closed", "reset by peer")
@@ -147,6 +148,6 @@ def _form(path: str, problem: str) -> str:
 
 def permission(role: int) -> str:
     """Say who may do what somebody may not."""
-    name = Role.Name(role).removeprefix("ROLE_").lower()  # type: ignore[arg-type]
+    name = Words(Role).word(role)
     whom = f"this is for {name}s and above" if role != Role.ROLE_ADMIN else "this is for admins"
     return f": {whom}; `triptych whoami` shows your role, an admin can change it with `triptych members set`"

@@ -10,6 +10,7 @@ from services.cli.callers import json_option, limit_option
 from services.cli.names import Program
 from services.cli.numbers import Whole
 from services.cli.up import home_option
+from services.kit.words import Words
 from triptych.auth.v1 import agent_credential_service_pb2 as credential_pb, agent_service_pb2 as pb
 from triptych.auth.v1.agent_credential_pb2 import AgentCredential
 from triptych.auth.v1.agent_credential_service_pb2_grpc import AgentCredentialServiceStub
@@ -39,7 +40,7 @@ def create_agent(name: str, level: str, scopes: tuple[str, ...], description: st
     """Make an agent; `triptych agents issue` gives it a secret."""
     given = Agent(
         display_name=name,
-        level=AgentLevel.Value(f"AGENT_LEVEL_{level.upper()}"),
+        level=Words(AgentLevel).number(level),
         scopes=scopes,
         description=description,
     )
@@ -64,9 +65,7 @@ def list_agents(limit: int, as_json: bool) -> None:
 @json_option
 def set_status(agent_id: str, status: str, reason: str, as_json: bool) -> None:
     """Say whether an agent may act; inactive and terminated end its tokens within a second."""
-    request = pb.SetAgentStatusRequest(
-        agent_id=agent_id, status=AgentStatus.Value(f"AGENT_STATUS_{status.upper()}"), reason=reason
-    )
+    request = pb.SetAgentStatusRequest(agent_id=agent_id, status=Words(AgentStatus).number(status), reason=reason)
     callers.show(callers.call(AgentServiceStub, "SetAgentStatus", request).agent, as_json=as_json)
 
 

@@ -1,7 +1,6 @@
 """`triptych audit`: verify an export or a proof without a server; export, prove and verify the log of a running one."""
 
 import errno
-import importlib
 import json
 import stat
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from services.audit import archives, verifier
 from services.cli import choices
 from services.cli.connections import Connection, Misused, connected
+from services.cli.groups import Deferring
 from services.cli.numbers import Whole
 from triptych.audit.v1 import audit_service_pb2 as pb, event_pb2
 
@@ -49,20 +49,14 @@ MORE = {
 """Commands of other modules, imported when they are called."""
 
 
-class Audit(click.Group):
+class Audit(Deferring):
     """Exit codes 1 to 3 are answers; whatever keeps a command from answering leaves with another."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """List all commands."""
-        return sorted([*super().list_commands(ctx), *MORE])
+    elsewhere = MORE
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command of another module."""
-        if cmd_name not in MORE:
-            return super().get_command(ctx, cmd_name)
-        module, _, name = MORE[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List all commands in order, wherever they are."""
+        return sorted(super().list_commands(ctx))
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         """Read the group's own arguments."""

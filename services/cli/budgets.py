@@ -1,6 +1,5 @@
 """`triptych budgets`: what an owner or the whole tenant may use, where that stands, and warnings about it."""
 
-import importlib
 from typing import Any
 
 import click
@@ -8,6 +7,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.cli import callers, names
 from services.cli.callers import json_option
+from services.cli.groups import Deferring
 from services.cli.links import Link, providing
 from triptych.providers.v1 import quota_service_pb2 as quota_pb, tenant_ai_config_service_pb2 as tenant_pb
 from triptych.providers.v1.quota_service_pb2_grpc import QuotaServiceStub
@@ -29,20 +29,10 @@ WINDOWS = ("name", "limit", "committed", "held", "reset_time")
 NO_LIMIT = "none"
 
 
-class Budgets(click.Group):
+class Budgets(Deferring):
     """Commands of several modules."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """List all commands."""
-        return [*super().list_commands(ctx), *MORE]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command of another module."""
-        if cmd_name not in MORE:
-            return super().get_command(ctx, cmd_name)
-        module, _, name = MORE[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
+    elsewhere = MORE
 
 
 class Limit(click.ParamType[str]):

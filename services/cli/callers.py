@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.cli import links
 from services.cli.numbers import Whole
 from services.kit import clock
+from services.kit.words import Words
 from triptych.common.v1.principal_pb2 import Principal, PrincipalKind
 
 Columns: TypeAlias = Sequence[str] | Mapping[str, Callable[[Any], str] | None]
@@ -99,7 +100,7 @@ def _text(message: Message, name: str, value: Any) -> str:
 
 def principal(value: Principal) -> str:
     """Give who is meant, as KIND:ID."""
-    return f"{PrincipalKind.Name(value.kind).removeprefix('PRINCIPAL_KIND_').lower()}:{value.id}" if value.id else "-"
+    return f"{Words(PrincipalKind).word(value.kind)}:{value.id}" if value.id else "-"
 
 
 def _single(field: Any, value: Any) -> str:

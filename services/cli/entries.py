@@ -10,7 +10,9 @@ from google.protobuf import json_format
 from services.cli import callers
 from services.cli.choices import Entity, Moment, choosing, chosen
 from services.cli.connections import Connection, connected
+from services.cli.links import pages
 from services.cli.numbers import Whole
+from services.kit.words import Words
 from triptych.audit.v1 import (
     audit_service_pb2 as pb,
     event_pb2,
@@ -22,7 +24,6 @@ from triptych.audit.v1 import (
     source_service_pb2_grpc as source_grpc,
 )
 
-PAGE = 200
 LARGEST_EXACT = 2**53
 DIMENSIONS = {
     "day": pb.STATISTIC_DIMENSION_DAY,
@@ -146,15 +147,7 @@ def _of(connect: Connect, kind: Any) -> Connect:
 
 def _listed(connect: Connect, method: str, request: Any, limit: int) -> Iterator[Any]:
     """Give up to `limit` of a list, page after page."""
-    while limit > 0:
-        request.page_size = min(limit, PAGE)
-        answer = connect().call(method, request)
-        found = getattr(answer, answer.DESCRIPTOR.fields[0].name)
-        yield from found[:limit]
-        limit -= len(found)
-        if not answer.next_page_token:
-            return
-        request.page_token = answer.next_page_token
+    return pages(lambda: connect().call(method, request), request, limit)
 
 
 def _print(found: Iterator[Any], show: Callable[[Any], None], *, as_json: bool) -> None:
@@ -184,7 +177,7 @@ def _print_count(item: pb.Statistic) -> None:
 
 
 def _print_retirement(item: retention_pb.Retirement) -> None:
-    state = retention_pb.RetirementState.Name(item.state).removeprefix("RETIREMENT_STATE_").lower()
+    state = Words(retention_pb.RetirementState).word(item.state)
     click.echo(f"{item.month}  entries {item.begin_seq} to {item.end_seq - 1}  {state}")
     for archive in item.archives:
         end = "deleted" if archive.HasField("delete_time") else f"until {archive.expire_time.ToJsonString()[:10]}"

@@ -3,8 +3,8 @@
 What the operator does with the key that protects them all is in keks.py.
 """
 
-import importlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,7 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.cli import callers, names, secrets
 from services.cli.callers import json_option, limit_option
 from services.cli.choices import Moment
+from services.cli.groups import Deferring
 from services.cli.links import Link, providing
+from services.kit.words import Words
 from triptych.providers.v1 import key_service_pb2 as pb
 from triptych.providers.v1.key_pb2 import Key, KeyState
 from triptych.providers.v1.key_service_pb2_grpc import KeyServiceStub
@@ -27,20 +29,10 @@ OPERATOR = {
 ALWAYS = ("use_count",)
 
 
-class Keys(click.Group):
+class Keys(Deferring):
     """Commands for everybody here, those for the operator elsewhere."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """List all commands."""
-        return [*super().list_commands(ctx), *OPERATOR]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command of the operator's."""
-        if cmd_name not in OPERATOR:
-            return super().get_command(ctx, cmd_name)
-        module, _, name = OPERATOR[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
+    elsewhere: ClassVar[Mapping[str, str]] = {name: place for name, (place, _) in OPERATOR.items()}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """Write what each does."""
@@ -182,4 +174,4 @@ def _shown(key: Key) -> str:
 
 
 def _state(key: Key) -> str:
-    return KeyState.Name(key.state).removeprefix("KEY_STATE_").lower()
+    return Words(KeyState).word(key.state)

@@ -56,15 +56,7 @@ class Link:
 
     def listed(self, kind: Callable[[Any], Any], method: str, request: Any, limit: int) -> Iterator[Any]:
         """Give up to `limit` resources of a list, page after page as they are wanted."""
-        while limit > 0:
-            request.page_size = min(limit, PAGE)
-            answer = self.call(kind, method, request)
-            resources = getattr(answer, answer.DESCRIPTOR.fields[0].name)
-            yield from resources[:limit]
-            limit -= len(resources)
-            if not answer.next_page_token:
-                return
-            request.page_token = answer.next_page_token
+        return pages(lambda: self.call(kind, method, request), request, limit)
 
     def stream(
         self, kind: Callable[[Any], Any], method: str, request: Message, *, seconds: float
@@ -85,6 +77,19 @@ class Link:
         if fault.reason == faults.CallerNotPermitted.reason:
             return Refused(fault, advice.permission(role(request)))
         return Refused(fault, self._helping(fault), advice.listening(error))
+
+
+def pages(call: Callable[[], Any], request: Any, limit: int) -> Iterator[Any]:
+    """Give up to `limit` resources of a list; the request is called again for each page, as it is wanted."""
+    while limit > 0:
+        request.page_size = min(limit, PAGE)
+        answer = call()
+        resources = getattr(answer, answer.DESCRIPTOR.fields[0].name)
+        yield from resources[:limit]
+        limit -= len(resources)
+        if not answer.next_page_token:
+            return
+        request.page_token = answer.next_page_token
 
 
 class Refused(click.ClickException):

@@ -1,11 +1,11 @@
 """The `triptych` command. A subcommand's module is imported when it is called, so that --help stays fast."""
 
 import errno
-import importlib
 from typing import Any, Final
 
 import click
 
+from services.cli.groups import Deferring
 from services.cli.stack.faults import StackFault
 
 COMMANDS: Final = {
@@ -75,20 +75,10 @@ SUMMARIES: Final = {
 }
 
 
-class Commands(click.Group):
+class Commands(Deferring):
     """A group whose commands are named in a table."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """List the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """Import one command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+    elsewhere = COMMANDS
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a file that cannot be written, or a part that there is not, is no defect of ours."""

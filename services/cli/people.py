@@ -9,6 +9,7 @@ from services.cli import callers
 from services.cli.callers import json_option, limit_option
 from services.cli.names import Person
 from services.cli.numbers import Whole
+from services.kit.words import Words
 from triptych.auth.v1 import (
     invitation_service_pb2 as invitation_pb,
     member_service_pb2 as member_pb,
@@ -28,7 +29,7 @@ reason_option = click.option("--reason", default="", help="Why; it goes into the
 
 def role(name: str | None) -> "Role.ValueType":
     """Give the role of this name; none: unspecified."""
-    return Role.Value(f"ROLE_{name.upper()}") if name else Role.ROLE_UNSPECIFIED
+    return Words(Role).number(name)  # type: ignore[no-any-return]
 
 
 @click.group()

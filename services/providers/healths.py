@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from services.kit.db import Row, Statement, Transaction, param, params
 from services.kit.paging import Page
 from services.providers import providers
+from services.providers.words import HEALTH_STATES
 from triptych.providers.v1 import health_service_pb2 as pb, provider_health_pb2
 
 DEGRADED, UNHEALTHY, RECOVERED = 3, 5, 3
@@ -135,7 +136,7 @@ def _wire(row: Row) -> provider_health_pb2.ProviderHealth:
     return provider_health_pb2.ProviderHealth(
         provider_id=str(row["id"]),
         provider_name=row["name"],
-        state=provider_health_pb2.HealthState.Value(f"HEALTH_STATE_{(row['state'] or 'unknown').upper()}"),
+        state=HEALTH_STATES.number(row["state"] or "unknown"),
         consecutive_failures=row["consecutive_failures"] or 0,
         consecutive_successes=row["consecutive_successes"] or 0,
         problem=row["problem"] or "",

@@ -28,6 +28,7 @@ from services.kit.db import Row, Statement, Transaction, param
 from services.kit.faults import FailedPrecondition, NotFound
 from services.kit.paging import Page
 from services.providers import owners
+from services.providers.words import KEY_STATES
 from triptych.providers.v1 import key_pb2, key_service_pb2 as pb
 
 DAY = timedelta(days=1)
@@ -182,7 +183,7 @@ def wire(row: Row) -> key_pb2.Key:
         label=row["label"],
         prefix=row["prefix"],
         last_four=row["last_four"],
-        state=key_pb2.KeyState.Value(f"KEY_STATE_{state_name(row).upper()}"),
+        state=KEY_STATES.number(state_name(row)),
         state_reason=row["state_reason"],
         destination_host=row["destination_host"],
         kek_version=row["kek_version"],

@@ -8,6 +8,7 @@ from services.kit.db import Constraints, Row, Statement, Transaction, param, par
 from services.kit.faults import Aborted, AlreadyExists, FailedPrecondition, NotFound
 from services.kit.paging import Page
 from services.providers import endpoints, money, prices
+from services.providers.words import TYPES
 from triptych.providers.v1 import provider_pb2, provider_service_pb2 as pb
 
 LOCAL = "local"
@@ -91,7 +92,7 @@ async def create(
 ) -> pb.CreateProviderResponse:
     """Store a provider and its prices."""
     given = request.provider
-    kind = _kind(given.type)
+    kind = TYPES.word(given.type)
     made = await tx.only(
         _insert,
         tenant_id=tx.tenant_id,
@@ -167,16 +168,12 @@ def host(kind: str, endpoint: str, *, allow_loopback: bool) -> str:
     return ""
 
 
-def _kind(number: "provider_pb2.ProviderType.ValueType") -> str:
-    return provider_pb2.ProviderType.Name(number).removeprefix("PROVIDER_TYPE_").lower()
-
-
 def wire(row: Row) -> provider_pb2.Provider:
     """Write a provider with its newest prices."""
     return provider_pb2.Provider(
         id=str(row["id"]),
         name=row["name"],
-        type=provider_pb2.ProviderType.Value(f"PROVIDER_TYPE_{row['type'].upper()}"),
+        type=TYPES.number(row["type"]),
         model_name=row["model_name"],
         api_endpoint=row["api_endpoint"],
         active=row["active"],

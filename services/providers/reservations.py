@@ -29,6 +29,7 @@ from services.kit.faults import Aborted, FailedPrecondition, NotFound
 from services.providers import alerts, ledgers, money, owners, quotas
 from services.providers.owners import Owner
 from services.providers.plans import Plan
+from services.providers.words import RESERVATION_STATES
 from triptych.providers.v1 import quota_pb2, quota_service_pb2 as pb
 
 RESERVE, COMMIT, RELEASE = (f"providers.quota.{verb}" for verb in ("reserve", "commit", "release"))
@@ -226,7 +227,7 @@ def wire(row: Row) -> quota_pb2.Reservation:
         owner=owners.wire(owners.in_row(row)),
         provider_id=str(row["provider_id"]),
         operation=row["operation"],
-        state=quota_pb2.ReservationState.Value(f"RESERVATION_STATE_{row['state'].upper()}"),
+        state=RESERVATION_STATES.number(row["state"]),
         estimated_tokens=row["estimated_tokens"],
         estimated_cost_usd=money.text(row["estimated_cost_usd"]),
         input_tokens=row["input_tokens"] or 0,

@@ -12,6 +12,7 @@ from google.protobuf import json_format
 
 from services.governance.experiments.experiments import demand
 from services.governance.experiments.peers import Surroundings
+from services.governance.experiments.words import OUTCOMES
 from services.kit import canonical
 from services.kit.db import Row
 from services.kit.faults import FailedPrecondition
@@ -149,7 +150,7 @@ def _demand_allowed(found: Sequence[policy_pb2.PolicyDecision]) -> None:
     """Only ALLOW opens; undefined, error and timeout are as shut as deny."""
     for decision in found:
         if decision.outcome != policy_pb2.POLICY_OUTCOME_ALLOW:
-            outcome = policy_pb2.PolicyOutcome.Name(decision.outcome).removeprefix("POLICY_OUTCOME_").lower()
+            outcome = OUTCOMES.word(decision.outcome)
             raise PolicyRefused(
                 f"the policy {decision.policy_name} does not allow it: {outcome}",
                 policy=decision.policy_name,

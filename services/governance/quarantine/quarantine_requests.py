@@ -131,7 +131,7 @@ async def create(
         experiment_id=request.experiment_id or None,
         configuration=canonical.plain(version.configuration),
         configuration_hash=version.configuration_hash,
-        reason=_word(request.reason),
+        reason=REASONS.word(request.reason),
         explanation=request.explanation,
         evidence=evidence,
         cool_down=cool_down,
@@ -239,10 +239,6 @@ async def _told(tx: Transaction, row: Row, action: str | None = None, actor: tup
     if row["decision_reason"]:
         details["decision_reason"] = row["decision_reason"][:500]
     await outbox.record(tx, f"quarantine_request:{row['id']}", details, action=action, actor=actor)
-
-
-def _word(reason: "quarantine_pb2.QuarantineReason.ValueType") -> str:
-    return quarantine_pb2.QuarantineReason.Name(reason).removeprefix("QUARANTINE_REASON_").lower()
 
 
 def _wire(row: Row) -> quarantine_pb2.QuarantineRequest:

@@ -1,0 +1,26 @@
+"""Groups of commands some of which stand in other modules: those are imported when they are called, not before."""
+
+import importlib
+from collections.abc import Mapping
+from typing import ClassVar
+
+import click
+
+
+class Deferring(click.Group):
+    """A group with commands elsewhere."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Where each of them is: `module:attribute`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List all commands, those elsewhere last."""
+        return [*super().list_commands(ctx), *self.elsewhere]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command that is elsewhere."""
+        if cmd_name not in self.elsewhere:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = self.elsewhere[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
