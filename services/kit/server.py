@@ -25,8 +25,8 @@ from services.kit.clients import Neighbours
 from services.kit.db import Constraints, Database
 from services.kit.health import Health
 from services.kit.identity import Identity
-from services.kit.outbox import Relay, Wakening
 from services.kit.paging import Pages
+from services.kit.relays import Relay, Wakening
 from services.kit.revocations import Follower, Source
 from services.kit.settings import Settings, StartRefused
 from services.kit.tokens import SigningKey, Verifier
@@ -204,6 +204,7 @@ class Runtime:
             wakening=self.wakening,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
+        self._closers.append(self.relay.release)  # before its connections, and after its loop was ended
         self._tasks.append(asyncio.create_task(self.relay.run()))
 
     async def _signing_keys(self) -> list[SigningKey]:
