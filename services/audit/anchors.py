@@ -67,13 +67,21 @@ class Anchor:
         await breaks.tell(self._db)
         if found is not None or await breaks.unwitnessed(self._db, seen):
             await self._signer.sign_news()
-            try:
-                await self.go_round()
-            except OSError as error:
-                raise AnchorBroken(
-                    f"the witness cannot be asked: {error}. What was accepted is recorded, and not served before the"
-                    " witness has signed what follows: repair it and start again"
-                ) from None
+            await self._begin_again()
+
+    async def _begin_again(self) -> None:
+        """Have the witness sign what follows an operator's decision; AnchorBroken, and no start, when it does not."""
+        recorded = "What was accepted is recorded, and not served before the witness has signed what follows"
+        try:
+            await self.round()
+        except OSError as error:
+            raise AnchorBroken(f"the witness cannot be asked: {error}. {recorded}: repair it and start again") from None
+        except Bad as bad:
+            raise AnchorBroken(
+                f"{bad.text}. {recorded}: remove the reason and start again, no new setting is needed. Or leave the"
+                " setting witness_dir out, or begin with a witness in another, empty folder: then this one vouches for"
+                " nothing that comes; keep what it has signed"
+            ) from None
 
     async def round(self) -> None:
         """List and sign what is new, and have the witness sign it; Bad when something does not hold."""

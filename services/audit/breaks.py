@@ -124,10 +124,14 @@ async def tell(db: Database) -> None:
 
 
 async def unwitnessed(db: Database, seen: Cosigned | None) -> bool:
-    """Tell whether a new super-log was begun that the witness has not signed yet."""
+    """Tell whether an operator accepted something and the witness has signed nothing since."""
     async with db.begin(tenant=SUPER_TENANT) as tx:
         override = await overrides.newest(tx)
-    return seen is not None and epoch(seen.checkpoint.log_id) < override.epoch
+    if seen is None or not override.number:
+        return False
+    # What is said of an acceptance in the system's log makes the super-log longer than it was.
+    signed = epoch(seen.checkpoint.log_id)
+    return signed < override.epoch or (signed == override.epoch and seen.checkpoint.size <= override.super_size)
 
 
 async def _standing(tx: Transaction) -> tuple[int, bytes]:

@@ -5,9 +5,9 @@ On the wire the payload has its personal values, as far as they are still held; 
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, Table, Text, Uuid, func, select
@@ -63,7 +63,7 @@ _place = Statement(
     )
 )
 _window = (
-    select(*table.c, dedup.c.seq.label("known_seq"))
+    select(*(column for column in table.c if column is not table.c.tenant_id), dedup.c.seq.label("known_seq"))
     .outerjoin(dedup, (dedup.c.tenant_id == table.c.tenant_id) & (dedup.c.event_id == table.c.event_id))
     .where(_mine, table.c.seq >= param("begin"), table.c.seq < param("end"))
     .order_by(table.c.seq)
@@ -111,8 +111,7 @@ class EventArchived(NotFound):
         super().__init__(text, event_id=event_id, seq=seq, archive=archive)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """An envelope at its place in the log."""
 
     seq: int

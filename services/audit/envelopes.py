@@ -6,9 +6,8 @@ more than 32 KiB, another's name as source. Strings stay as they came, not norma
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import rfc8785
@@ -47,8 +46,7 @@ class SourceForged(PermissionDenied):
     """A service reports in another's name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """An event that may enter the log, all but its place there."""
 
     tenant_id: str

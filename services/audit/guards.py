@@ -1,8 +1,9 @@
 """Guards: what protects the log inside the database, looked at and hashed, and what became of it in between.
 
 Every change of the lines that `facts` reads goes into the system's log, and so does what the event triggers of
-guards.sql noted since the last look, also when it was put back. What must be there and is not is named. A superuser who
-turns the event triggers off leaves nothing there; what they did meanwhile shows in the entries.
+guards.sql noted since the last look, also when it was put back; what the service did to its months is told as expected.
+What must be there and is not is named. A superuser who turns the event triggers off leaves nothing there; what they did
+meanwhile shows in the entries.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import TypeVar
 
 import structlog
 
-from services.audit import facts, logs
+from services.audit import facts, logs, months
 from services.audit.signers import FAILURES
 from services.kit.access import SYSTEM_TENANT
 from services.kit.db import Database, Row, Transaction
@@ -27,10 +28,12 @@ LONGEST = 300
 ROOM = 7000
 """Bytes that the quoted lines of a kind may take: three kinds must fit into a payload, whatever their names are."""
 _NAMESPACE = uuid.UUID("c0a0d6a4-1d0e-5b0b-8c55-5f6f5a5f2b17")
-_NEWEST = "SELECT number, hash, facts, record_time, last_change FROM guard_states ORDER BY number DESC LIMIT 1"
+_NEWEST = "SELECT number, hash, facts, last_change FROM guard_states ORDER BY number DESC LIMIT 1"
 _INSERT = """
-    INSERT INTO guard_states (number, hash, facts, last_change) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING
+    INSERT INTO guard_states (number, hash, facts, last_change, expected) VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT DO NOTHING
 """
+_UNEXPECTED = "SELECT count(*) AS count, max(record_time) AS last FROM guard_states WHERE number > 1 AND NOT expected"
 # A database that guards.sql of this version was not applied to has no such tables, or shows them to nobody.
 _SHOWN = """
     SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -95,10 +98,13 @@ async def record(db: Database) -> bool:
             return False
         number = before["number"] + 1 if before is not None else 1
         last = changes[-1]["number"] if changes else before["last_change"] if before is not None else 0
-        await tx.connection.execute(_INSERT, number, now.hash, "\n".join(now.facts), last)
-        await logs.record(tx, _event(number, now, before, changes))
+        expected = before is not None and _expected(before, now, changes)
+        await tx.connection.execute(_INSERT, number, now.hash, "\n".join(now.facts), last, expected)
+        await logs.record(tx, _event(number, now, before, changes, expected=expected))
     if before is None:
         _log.info("the guards of the schema are recorded", hash=now.hash.hex())
+    elif expected:
+        _log.info("months of the log came or went", number=number, hash=now.hash.hex())
     else:
         _log.warning("the guards of the schema have changed", number=number, hash=now.hash.hex())
     return True
@@ -119,12 +125,19 @@ async def findings(tx: Transaction) -> tuple[State, list[str]]:
     now = await look(tx)
     found = missing(now.facts)
     recorded = await tx.connection.fetchrow(_NEWEST)
-    if recorded is None or recorded["hash"] != now.hash:
+    changes = await _changes(tx, recorded["last_change"] if recorded is not None else 0)
+    unexpected = await tx.connection.fetchrow(_UNEXPECTED)
+    if recorded is None or (recorded["hash"] != now.hash and not _expected(recorded, now, changes)):
         found.append("the guards are not those that were recorded last; the change is about to be recorded")
-    elif recorded["number"] > 1:
-        changes, last = recorded["number"] - 1, recorded["record_time"]
-        found.append(f"the guards were changed {changes} times, last seen {last:%Y-%m-%d %H:%M:%S} UTC")
+    elif unexpected is not None and unexpected["count"]:
+        times, last = unexpected["count"], unexpected["last"]
+        found.append(f"the guards were changed {times} times, last seen {last:%Y-%m-%d %H:%M:%S} UTC")
     return now, found + await _unsealed(tx)
+
+
+def _expected(before: Row, now: State, changes: Sequence[Row]) -> bool:
+    """Tell whether nothing changed but months, as the service makes and retires them."""
+    return months.explain(before["facts"].split("\n"), now.facts, changes)
 
 
 async def _unsealed(tx: Transaction) -> list[str]:
@@ -204,7 +217,7 @@ def _powerful(fact: str) -> bool:
     return fact.startswith("role ") and any(flag in fact for flag in flags)
 
 
-def _event(number: int, now: State, before: Row | None, changes: Sequence[Row]) -> logs.Own:
+def _event(number: int, now: State, before: Row | None, changes: Sequence[Row], *, expected: bool) -> logs.Own:
     earlier = before["facts"].split("\n") if before is not None else []
     added, removed = sorted(set(now.facts) - set(earlier)), sorted(set(earlier) - set(now.facts))
     if before is None:  # the first look: the facts are in guard_states, and the hash stands for them
@@ -217,6 +230,7 @@ def _event(number: int, now: State, before: Row | None, changes: Sequence[Row]) 
             "number": number,
             "guard_hash": now.hash.hex(),
             "facts": len(now.facts),
+            "expected": expected,
             "added": _shown(added),
             "added_count": len(added),
             "removed": _shown(removed),

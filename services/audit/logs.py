@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
@@ -76,8 +76,7 @@ class Own:
 Item: TypeAlias = "Envelope | Own"
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What the log holds under an event id."""
 
     seq: int
@@ -97,6 +96,10 @@ class _Growth:
     now: datetime
     known: dict[str, Known]
     added: list[Entry] = field(default_factory=list)
+    log_id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log_id = log_name(self.tenant_id)
 
     def take(self, group: Sequence[Item]) -> "list[event_pb2.Receipt] | EventConflict":
         """Take all events of one call, or none."""
@@ -115,7 +118,7 @@ class _Growth:
             held = self._add(item if isinstance(item, Envelope) else self._own(item))
         return event_pb2.Receipt(
             event_id=item.event_id,
-            log_id=log_name(self.tenant_id),
+            log_id=self.log_id,
             seq=held.seq,
             leaf_hash=held.leaf.hex(),
             duplicate=duplicate,

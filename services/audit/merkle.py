@@ -140,19 +140,32 @@ class Tree(Frontier):
 
     def push(self, leaf: bytes, height: int = 0) -> None:
         """Add a leaf; a subtree that is as high as a tile is wide goes one level up."""
-        peaks, levels = self._peaks, self._levels
-        self.size += 1
-        levels[0] += leaf
+        peaks = self._peaks
+        self.size += 1 << height
+        if not height:
+            self._levels[0] += leaf
+        elif height == WIDTH_BITS:
+            self._raise(1, leaf)
         while peaks and peaks[-1][0] == height:
             leaf = node_hash(peaks.pop()[1], leaf)
             height += 1
             if not height & (WIDTH_BITS - 1):
-                level = height // WIDTH_BITS
-                if level == len(levels):
-                    levels.append(bytearray())
-                    self._begins.append(0)
-                levels[level] += leaf
+                self._raise(height // WIDTH_BITS, leaf)
         peaks.append((height, leaf))
+
+    def extend(self, leaves: Sequence[bytes]) -> None:
+        """Add many leaves, as the subtrees that they make: none is higher than a tile is wide."""
+        held = self._levels[0]
+        before = len(held)
+        super().extend(leaves)
+        held[before:] = b"".join(leaves)
+
+    def _raise(self, level: int, value: bytes) -> None:
+        """Put the hash of a full tile on the level above it."""
+        if level == len(self._levels):
+            self._levels.append(bytearray())
+            self._begins.append(0)
+        self._levels[level] += value
 
     def changed(self) -> dict[TileKey, bytes]:
         """Give every tile that changed, whole."""

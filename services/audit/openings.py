@@ -65,6 +65,8 @@ _ADD = """
 def match(payload: Mapping[str, Any], given: Iterable[Opening]) -> tuple[Opening, ...]:
     """Give the openings of an event; NotCanonical unless each opens what stands in the payload."""
     openings = tuple(given)
+    if not openings:  # as nearly always
+        return ()
     if len({opening.path for opening in openings}) < len(openings):
         raise NotCanonical("openings", "two are of the same path")
     # A place in a list has several names (/to/0, /to/00): what is erased under one would be left under another.

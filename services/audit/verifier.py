@@ -9,15 +9,18 @@ of the log or of a witness, or a checkpoint has to come from elsewhere.
 
 import argparse
 import base64
+import binascii
 import filecmp
 import hashlib
 import json
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -68,6 +71,14 @@ LONGEST_LINE = 16 * 2**20
 """Bytes of a line; an entry has 32 KiB of payload, and its personal values are part of that."""
 MOST_EARLY = 5_000_000
 """Numbers that may be known behind a missing one before the first entry; with more the file cannot be whole."""
+STRIDE = 500
+"""Lines that are looked at together; a stretch of them ends where the log's size is a multiple of it."""
+LARGEST_STRETCH = 2**20
+"""Bytes of lines that are looked at together; the last of them may be as long as a line may be."""
+SUBTREE = 256
+"""Leaves that are hashed together at most: a full tile of the service's."""
+ORDINARY = 64 * 1024
+"""Bytes of a line beyond which no time is saved: it is read as anything is."""
 MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
 """What reading something that no service wrote can raise."""
 KEY = "the base64 of an Ed25519 key's 32 bytes: 44 characters that end with ="
@@ -118,6 +129,15 @@ class Frontier:
             height += 1
         self._peaks.append((height, leaf))
 
+    def extend(self, leaves: Sequence[bytes]) -> None:
+        """Add many leaves, as the subtrees that they make."""
+        place = 0
+        while left := len(leaves) - place:
+            room = self.size & -self.size or SUBTREE  # a subtree of so many leaves can stand here
+            count = min(room, SUBTREE, 1 << left.bit_length() - 1)
+            self.push(_top(leaves[place : place + count]), count.bit_length() - 1)
+            place += count
+
     def root(self) -> bytes:
         """Give the root; that of the empty tree is the hash of nothing."""
         if not self._peaks:
@@ -126,6 +146,15 @@ class Frontier:
         for _, peak in reversed(self._peaks[:-1]):
             root = node_hash(peak, root)
         return root
+
+
+def _top(hashes: Sequence[bytes]) -> bytes:
+    """Hash a complete subtree, level by level."""
+    sha256 = hashlib.sha256
+    while len(hashes) > 1:
+        pairs = iter(hashes)
+        hashes = [sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
+    return hashes[0]
 
 
 def push(tree: Frontier, height: int, value: str) -> None:
@@ -144,10 +173,11 @@ class Numbers:
 
     def take(self, source: str, number: int) -> None:
         """Note one number; the same one twice is a defect."""
-        last, early = self._last.get(source, 0), self._early.setdefault(source, set())
-        if not early and number == last + 1:  # as nearly always
+        last, early = self._last.get(source, 0), self._early.get(source)
+        if not early and last and number == last + 1:  # as nearly always
             self._last[source] = number
             return
+        early = self._early.setdefault(source, set())
         if number <= last or number in early:
             raise Bad("incomplete", f"{source} gave the number {number} to two events")
         early.add(number)
@@ -198,6 +228,7 @@ class Walk:
         self._loads = loads or read_json
         self._recorded_at = ""
         self._numbers = Numbers()
+        self._shapes = Shapes()
 
     @property
     def size(self) -> int:
@@ -208,25 +239,69 @@ class Walk:
         """Take one entry and give its content, or raise Bad."""
         if seq != self.tree.size:
             raise Bad("tampered", f"entry {self.size} is missing: entry {seq} comes in its place")
-        computed = leaf_hash(body)
+        computed = hashlib.sha256(b"\x00" + body.encode()).digest()
         envelope = self._envelope(seq, body)
+        get = envelope.get
         if computed.hex() != leaf:
             raise _wrong(seq, envelope, "its body does not have its leaf hash")
-        if envelope.get("seq") != seq or envelope.get("log_id") != self._log_id:
+        if get("seq") != seq or get("log_id") != self._log_id:
             raise _wrong(seq, envelope, "its body belongs elsewhere")
-        if envelope.get("prev_hash") != self.last_leaf:
+        if get("prev_hash") != self.last_leaf:
             raise _wrong(seq, envelope, "it does not follow the entry before it")
-        recorded_at = str(envelope.get("recorded_at", ""))
+        recorded_at = str(get("recorded_at", ""))
         if recorded_at <= self._recorded_at:
             raise _wrong(seq, envelope, "it was recorded before the entry before it")
         self._recorded_at = recorded_at
         self.last_leaf = leaf
         self.tree.push(computed)
         try:
-            self._numbers.take(str(envelope.get("source")), int(envelope.get("source_seq", 0)))
+            self._numbers.take(str(get("source")), int(get("source_seq", 0)))
         except Bad as bad:
             raise _wrong(seq, envelope, bad.text, bad.verdict) from None
         return envelope
+
+    def skim(self, lines: Iterable[bytes], receipts: Mapping[int, str]) -> int:
+        """Take those of an export's lines, from the first on, that are spelled as the service spells an ordinary entry.
+
+        Give their number. Nothing is judged here: the first line that is otherwise in anything, be it wrong or only
+        spelled in another way, is left to `take`. What is taken here, `take` would have taken.
+        """
+        log_id, last, recorded_at = (
+            text.encode(errors="surrogatepass") for text in (self._log_id, self.last_leaf, self._recorded_at)
+        )
+        size, leaves = self.size, list[bytes]()
+        for line in lines:
+            place = b"%d" % size
+            begin = b'{"seq":%b,"body":"' % place
+            escaped = line[len(begin) : -TAIL]
+            found = _ENTRY.fullmatch(escaped) if len(line) <= ORDINARY and line.startswith(begin) else None
+            if found is None:
+                break
+            action, named, payload, before, moment, seq, source, number = found.groups()
+            body = _body(escaped, payload)
+            leaf = hashlib.sha256(b"\x00" + body).digest()
+            digits = binascii.hexlify(leaf)
+            if not body or not line.endswith(b'%b%b"}\n' % (_LEAF, digits)):
+                break
+            if (seq, named, before) != (place, log_id, last) or moment <= recorded_at or action == _RETIRE:
+                break
+            if receipts and receipts.get(size, digits.decode()) != digits.decode():
+                break
+            if not self._shapes.know(payload) or not self._count(source, number):
+                break
+            leaves.append(leaf)
+            size, last, recorded_at = size + 1, digits, moment
+        if leaves:
+            self.tree.extend(leaves)
+            self.last_leaf, self._recorded_at = last.decode(), recorded_at.decode()
+        return len(leaves)
+
+    def _count(self, source: bytes, number: bytes) -> bool:
+        try:
+            self._numbers.take(source.decode(), int(number))
+        except Bad:
+            return False
+        return True
 
     def resume(self, left: Iterable[Sequence[Any]], last_leaf: str, sources: Mapping[str, Any]) -> None:
         """Begin after a month that left the log: with the tree over what came before, its last leaf and its numbers."""
@@ -251,6 +326,92 @@ class Walk:
         if not isinstance(envelope, dict):
             raise Bad("tampered", f"entry {seq}: its body is no JSON object")
         return envelope
+
+
+_ENTRY = re.compile(
+    rb'{"action":%(s)b,"actor_id":%(t)b,"actor_kind":%(t)b,"correlation_id":%(t)b,"entity":%(t)b,"event_id":%(t)b'
+    rb',"log_id":%(s)b,"occurred_at":%(t)b,"payload":({.*}),"prev_hash":%(s)b,"recorded_at":%(s)b,"seq":%(n)b'
+    rb',"source":%(s)b,"source_seq":%(n)b,"v":1}'.replace(b'"', rb"\\\"")
+    % {b"s": rb'\\"([^\\]*)\\"', b"t": rb'\\"[^\\]*\\"', b"n": rb"(0|[1-9][0-9]{0,17})"}
+)
+"""A body as the service writes it, in the string of a line. Where each backslash outside of the payload belongs to one
+of the quotes here, and each quote to a backslash, it is JSON if the payload is, and has each name once if that does."""
+_QUOTES = _ENTRY.pattern.count(b'"')
+_RETIRE = RETIRE.encode()
+_LEAF = b'","leaf":"'
+TAIL = len(_LEAF) + 64 + len('"}\n')
+"""Bytes of the end of an ordinary line."""
+_MARKED = bytes(byte if byte >= ord(" ") else 0 for byte in range(256))
+_DIGITS = bytes(ord("1") if byte in b"123456789" else byte for byte in range(256))
+
+
+def _body(escaped: bytes, payload: bytes) -> bytes:
+    """Give the text that a string in a line has, or nothing when it is none, or none that the service would write.
+
+    `payload` is the part of it that _ENTRY does not describe.
+    """
+    body = escaped.translate(_MARKED, b"\\")
+    quotes = body.count(b'"')
+    if payload.count(b'\\"') != quotes - _QUOTES or len(escaped) - len(body) != quotes:
+        return _unescaped(escaped)  # more than quotes is escaped, or not all of them
+    try:
+        body.decode()
+    except ValueError:
+        return b""
+    return body if b"\x00" not in body else b""  # it marks a control character
+
+
+def _unescaped(escaped: bytes) -> bytes:
+    """Read the text as JSON reads it. Control characters in it are for whoever reads the payload, which has them."""
+    try:
+        text: str = read_json(b'"%b"' % escaped)
+        return text.encode()
+    except ValueError:
+        return b""
+
+
+class Shapes:
+    """Which payloads are JSON objects that have each name once: most have the shape of one that was read before.
+
+    Without other escapes each quote ends or begins a string. What stands between the strings, in which one digit is as
+    good as another but for 0, says whether it is JSON, whatever the strings are; and which of them are names.
+    """
+
+    MOST = 4096
+    """Shapes that are remembered."""
+    LONGEST = 2048
+    """Bytes of a payload whose shape is remembered."""
+
+    def __init__(self) -> None:
+        self._names: dict[bytes, Callable[[list[bytes]], object]] = {}
+        self._known: set[tuple[bytes, object]] = set()
+
+    def know(self, escaped: bytes) -> bool:
+        """Tell whether a payload, as it stands in a string of UTF-8 without control characters, is such an object."""
+        parts = escaped.split(b'\\"')
+        between = b'"'.join(parts[::2]).translate(_DIGITS)
+        if len(parts) % 2 == 0 or len(escaped) > self.LONGEST or b" " in between or escaped.count(b"\\") >= len(parts):
+            return _reads(_unescaped(escaped))  # a space may stand between a name and its colon
+        names = self._names.get(between)
+        if names is not None and (between, names(parts)) in self._known:
+            return True
+        if not _reads(_unescaped(escaped)):
+            return False
+        if len(self._known) >= self.MOST:
+            self._names.clear()
+            self._known.clear()
+        places = [place for place in range(1, len(parts), 2) if parts[place + 1].startswith(b":")]
+        names = self._names[between] = itemgetter(0, *places)
+        self._known.add((between, names(parts)))
+        return True
+
+
+def _reads(text: bytes) -> bool:
+    try:
+        read_json(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _wrong(seq: int, envelope: Mapping[str, Any], text: str, verdict: str = "tampered") -> Bad:
@@ -518,17 +679,27 @@ def verify(
     """Verify an export, line by line, in memory that does not grow with it."""
     anchors = anchors or Anchors()
     export: _Export | _Archive | _Selection = _Export(anchors)
-    values = _values(lines)
+    rest, number = iter(lines), 1
     try:
-        for value in values:
+        for line in islice(rest, 1):
+            value = _value(number, line)
             kind = str(value.get("format"))
-            if not export.begun and kind in (INCLUSION, CONSISTENCY):
-                _end(values)
+            if kind in (INCLUSION, CONSISTENCY):
+                _end(rest)
                 return _shown(verify_proof(value, anchors))
-            if not export.begun and kind in _KINDS:
+            if kind in _KINDS:
                 export = _KINDS[kind](anchors)
             _take(export, value)
             progress(export.size)
+        for stretch in _stretches(rest):
+            place = 0
+            while place < len(stretch):
+                skimmed = export.skim(stretch, place)
+                if not skimmed:
+                    _take(export, _value(number + place + 1, stretch[place]))
+                place += skimmed or 1
+                progress(export.size)
+            number += len(stretch)
         return _shown(export.end())
     except Bad as bad:
         return _shown(Result(bad.verdict, bad.text, export.size))
@@ -542,8 +713,9 @@ def _take(export: "_Export | _Archive | _Selection", value: Mapping[str, Any]) -
         raise Bad("tampered", f"the line after {export.size} entries is malformed: {error!r}") from None
 
 
-def _end(values: Iterator[Mapping[str, Any]]) -> None:
-    if next(values, None) is not None:
+def _end(lines: Iterator[bytes]) -> None:
+    for line in lines:
+        _value(2, line)
         raise Bad("tampered", "something follows the proof, which is one line")
 
 
@@ -571,10 +743,6 @@ class _Export:
         self._begin_seq = 0
 
     @property
-    def begun(self) -> bool:
-        return self._walk is not None
-
-    @property
     def size(self) -> int:
         return self._walk.size if self._walk else 0
 
@@ -589,6 +757,18 @@ class _Export:
             _only(value["checkpoint"], CHECKPOINT_NAMES)
         else:
             self._entry(self._walk, value)
+
+    def skim(self, lines: Sequence[bytes], begin: int) -> int:
+        """Take ordinary entries from here on, up to where the tree is compared; give their number, which may be 0."""
+        walk = self._walk
+        if walk is None or self._checkpoint is not None or not lines[begin].startswith(_LEAF, -TAIL):
+            return 0
+        compared = [*self._held, self._covering.size if self._covering is not None else 0]
+        most = min([size - walk.size for size in compared if size > walk.size] + [STRIDE - walk.size % STRIDE])
+        taken = walk.skim((lines[place] for place in range(begin, min(begin + most, len(lines)))), self._receipts)
+        if taken:
+            self._compare_roots(walk)
+        return taken
 
     def end(self) -> Result:
         if self._walk is None:
@@ -861,9 +1041,9 @@ class _Signed(ABC):
         self._last = -1
         self._receipts: Mapping[int, str] = {}
 
-    @property
-    def begun(self) -> bool:
-        return self._header is not None
+    def skim(self, _lines: Sequence[bytes], _begin: int) -> int:
+        """Take no line unread."""
+        return 0
 
     def take(self, value: Mapping[str, Any]) -> None:
         if self._count is not None:
@@ -1031,18 +1211,34 @@ class _Selection(_Signed):
 _KINDS: dict[str, type[_Archive] | type[_Selection]] = {ARCHIVE: _Archive, SELECTION: _Selection}
 
 
-def _values(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, 1):
-        if len(line) > LONGEST_LINE:
-            raise Bad("tampered", f"line {number} is longer than any that a service writes")
-        try:
-            value = read_json(line)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            cut = not line.endswith(b"\n")
-            raise Bad("incomplete" if cut else "tampered", f"line {number} is no JSON object")
-        yield value
+def _stretches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Give lines some at a time; when a file cannot be read on, what was read before that comes first."""
+    stretch: list[bytes] = []
+    held = 0
+    try:
+        for line in lines:
+            stretch.append(line)
+            held += len(line)
+            if len(stretch) == STRIDE or held > LARGEST_STRETCH:
+                yield stretch
+                stretch, held = [], 0
+    except (Bad, OSError):
+        yield stretch
+        raise
+    yield stretch
+
+
+def _value(number: int, line: bytes) -> dict[str, Any]:
+    if len(line) > LONGEST_LINE:
+        raise Bad("tampered", f"line {number} is longer than any that a service writes")
+    try:
+        value = read_json(line)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        cut = not line.endswith(b"\n")
+        raise Bad("incomplete" if cut else "tampered", f"line {number} is no JSON object")
+    return value
 
 
 def refuse_other(line: bytes) -> None:

@@ -1,6 +1,6 @@
 """The RPCs of RedactionService."""
 
-from services.audit import redactions
+from services.audit import redactions, subjects
 from services.kit.db import Database
 from triptych.audit.v1 import redaction_service_pb2 as pb, redaction_service_pb2_grpc
 
@@ -16,5 +16,4 @@ class Redactions(redaction_service_pb2_grpc.RedactionServiceServicer):
             return await redactions.redact_event(tx, request)
 
     async def RedactSubject(self, request: pb.RedactSubjectRequest, context: object) -> pb.RedactSubjectResponse:
-        async with self._db.begin() as tx:
-            return await redactions.redact_subject(tx, request)
+        return await subjects.redact(self._db, request)
