@@ -27,6 +27,8 @@ from triptych.providers.v1 import quota_service_pb2 as pb
 
 TRIES = 5
 GIVE_BACK_SECONDS = 0.5
+LONGEST_WAIT = 2.0
+"""Seconds for which the next try waits until what the one before held is given back."""
 Answer = TypeVar("Answer")
 Store = Callable[[Transaction, Plan], Awaitable[Answer]]
 """Stores the reservation of a plan that was admitted, and gives what is to be answered."""
@@ -91,7 +93,7 @@ class Admissions:
             except EpochPassed:
                 if not demand.request_id:
                     # It stands in the account whose epoch did not pass; the next try has another name.
-                    self._start(plan)
+                    await self._undo(plan)
         async with self._db.begin() as tx:
             plan = await balances.admit(tx, plan)
             return plan, await store(tx, plan)
@@ -112,8 +114,10 @@ class Admissions:
             plan = plans.make(demand, known)
             if await self._hold(plan):
                 return plan, await self._insert(plan, store, known=True)
-        except (EpochPassed, TermsPassed, RedisError):
-            self._start(plan)  # it may hold, and what is tried next has another name
+        except (EpochPassed, TermsPassed):
+            await self._undo(plan)  # what is tried next has another name
+        except RedisError:
+            self._start(plan)  # it may hold
         except (QuotaExceeded, *plans.REFUSALS):
             pass  # looking anew finds out whether that is so, and says it
         self._shelf.drop(demand.provider_id)
@@ -145,11 +149,16 @@ class Admissions:
             self._start(plan)
             raise
 
-    def _start(self, plan: Plan) -> None:
+    async def _undo(self, plan: Plan) -> None:
+        """Give a hold back before the next try, which it would stand in the way of."""
+        await asyncio.wait({self._start(plan)}, timeout=LONGEST_WAIT)
+
+    def _start(self, plan: Plan) -> asyncio.Task[None]:
         """Give a hold back beside the call, which may be over: without its deadline and its caller."""
         task = asyncio.create_task(self._try_to_give_back(plan), context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _try_to_give_back(self, plan: Plan) -> None:
         """What failed the insert may fail this too, for a moment."""

@@ -17,12 +17,13 @@ class EpochPassed(Exception):
     """The counters under which a hold was admitted are not those that count any more: begin again."""
 
 
-async def share(tx: Transaction, owner: Owner) -> tuple[Accounts, Limits]:
+async def share(tx: Transaction, owner: Owner, *, epoch: int | None = None) -> tuple[Accounts, Limits]:
     """Give the accounts that an owner's use is charged to, and the tenant's limits.
 
-    Nobody can rebuild the counters until the transaction ends.
+    Nobody can rebuild the counters until the transaction ends. Whoever has locked the owner's row knows its epoch.
     """
-    epoch, config = await quotas.share(tx, owner), await configs.share(tx)
+    epoch = await quotas.share(tx, owner) if epoch is None else epoch
+    config = await configs.share(tx)
     own = Account(tx.tenant_id, owner, epoch, config["now"])
     whole = Account(tx.tenant_id, tenant(tx.tenant_id), config["epoch"], config["now"])
     return Accounts(own, whole), configs.limits(config)

@@ -3,7 +3,6 @@
 Both are written in one transaction, so neither can lack what the other has. Sums come from here.
 """
 
-from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 from uuid import UUID
@@ -130,11 +129,6 @@ async def record(tx: Transaction, reservation: Row) -> None:
         day=reservation["day"],
     )
     await tx.run(_roll_up, **same, date=reservation["day"], request_count=1)
-
-
-async def add(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add what was used to the roll-up, a row for each owner, provider, model and day."""
-    await tx.many(_roll_up, rows)
 
 
 async def sums(tx: Transaction, owner: Owner, day: date) -> Amounts:

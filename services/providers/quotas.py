@@ -157,8 +157,11 @@ def fits(row: Row, owner: Owner) -> bool:
 
 async def lock(tx: Transaction, owner: Owner) -> Row:
     """Give the quota row, made where need be, locked until the transaction ends."""
-    await tx.run(_ensure, tenant_id=tx.tenant_id, **owner.columns, role=_role(owner))
-    return await tx.only(_lock, **owner.columns)
+    row = await tx.one(_lock, **owner.columns)
+    if row is None:
+        await tx.run(_ensure, tenant_id=tx.tenant_id, **owner.columns, role=_role(owner))
+        row = await tx.only(_lock, **owner.columns)
+    return row
 
 
 async def share(tx: Transaction, owner: Owner) -> int:

@@ -7,16 +7,16 @@ again where it was.
 
 import asyncio
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
-from uuid import UUID
+from itertools import compress
+from typing import Any, NamedTuple
 
 import structlog
 
 from services.kit import faults
 from services.kit.access import SYSTEM_TENANT
-from services.kit.db import Database, Row
+from services.kit.db import Database
 from services.kit.vault import Vault, VaultRefused
 from services.providers.envelopes import KEK
 
@@ -24,12 +24,25 @@ BATCH = 100
 """Items in a request; OpenBao refuses bodies of more than about a thousand JSON strings."""
 PAGE = 1000
 """Wrappings that are read and stored in one transaction; what is killed does a few pages again, and nothing else."""
-FIRST = UUID(int=0)
+FIRST = "00000000-0000-0000-0000-000000000000"
 _log = structlog.get_logger()
 
 
-Batch: TypeAlias = Sequence[Row]
-Done: TypeAlias = tuple[Batch, list[dict[str, Any]]]
+class Batch(NamedTuple):
+    """Wrappings, column by column: an object for each key would have the collector walk the whole heap meanwhile."""
+
+    ids: list[str]
+    tenants: list[str]
+    wrapped: list[str]
+
+
+class Done(NamedTuple):
+    """What became of a batch."""
+
+    batch: Batch
+    rewrapped: list[str]
+    """Empty where there is an error."""
+    errors: list[str]
 
 
 @dataclass(slots=True)
@@ -65,17 +78,19 @@ async def run(db: Database, vault: Vault, step: Callable[[Report], None] = lambd
 async def _read(db: Database, version: int, read: "asyncio.Queue[Batch | None]") -> None:
     """Read what is to be re-wrapped, in order, and never far ahead."""
     after = FIRST
-    while rows := await _page(db, version, after):
-        for start in range(0, len(rows), BATCH):
-            await read.put(rows[start : start + BATCH])
-        after = rows[-1]["id"]
+    while (page := await _page(db, version, after)).ids:
+        for start in range(0, len(page.ids), BATCH):
+            await read.put(Batch(*(column[start : start + BATCH] for column in page)))
+        after = page.ids[-1]
     await read.put(None)
 
 
 async def _rewrap(vault: Vault, read: "asyncio.Queue[Batch | None]", done: "asyncio.Queue[Done | None]") -> None:
     """One request after the other: OpenBao has others to serve meanwhile."""
     while (batch := await read.get()) is not None:
-        await done.put((batch, await rewrapped(vault, batch)))
+        items = await rewrapped(vault, zip(*batch, strict=True))
+        new, errors = ([item.get(name, "") for item in items] for name in ("ciphertext", "error"))
+        await done.put(Done(batch, new, errors))
     await done.put(None)
 
 
@@ -83,50 +98,54 @@ async def _store_all(
     db: Database, done: "asyncio.Queue[Done | None]", report: Report, step: Callable[[Report], None]
 ) -> None:
     """Store pages, and the rest at the end."""
-    rows: list[Row] = []
-    items: list[dict[str, Any]] = []
-    while (batch := await done.get()) is not None:
-        rows += batch[0]
-        items += batch[1]
-        if len(rows) >= PAGE:
-            await _store(db, rows, items, report)
+    page: list[Done] = []
+    while (one := await done.get()) is not None:
+        page.append(one)
+        if len(page) == PAGE // BATCH:
+            await _store(db, page, report)
             step(report)
-            rows, items = [], []
-    await _store(db, rows, items, report)
+            page = []
+    await _store(db, page, report)
     step(report)
 
 
-async def rewrapped(vault: Vault, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Have OpenBao re-wrap a batch; each answer holds a ciphertext or an error."""
+async def rewrapped(vault: Vault, rows: Iterable[Iterable[Any]]) -> list[dict[str, Any]]:
+    """Have OpenBao re-wrap a batch of (key id, tenant, wrapping); each answer holds a ciphertext or an error."""
     items = [
-        {"ciphertext": row["encrypted_dek"], "context": _context(row), "reference": str(place)}
-        for place, row in enumerate(rows)
+        {"ciphertext": wrapped, "context": _context(tenant_id, key_id), "reference": str(place)}
+        for place, (key_id, tenant_id, wrapped) in enumerate(rows)
     ]
     answer = await vault.write(f"transit/rewrap/{KEK}", batch_input=items)
     results: list[dict[str, Any]] = answer["batch_results"]
     return results
 
 
-async def _store(db: Database, rows: Sequence[Row], wrapped: Sequence[dict[str, Any]], report: Report) -> None:
+async def _store(db: Database, page: Iterable[Done], report: Report) -> None:
     """Store a page. A row that changed meanwhile keeps what it has: it was revoked, or is newer than ours."""
-    pairs = list(zip(rows, wrapped, strict=True))
-    good = [(row["id"], row["encrypted_dek"], item["ciphertext"]) for row, item in pairs if "ciphertext" in item]
-    if good:
+    ids: list[str] = []
+    old: list[str] = []
+    new: list[str] = []
+    for batch, rewrapped, errors in page:
+        ids += compress(batch.ids, rewrapped)
+        old += compress(batch.wrapped, rewrapped)
+        new += filter(None, rewrapped)
+        report.seen += len(batch.ids)
+        for key_id, fresh, error in zip(batch.ids, rewrapped, errors, strict=True):
+            if not fresh:
+                report.failed.append(key_id)
+                _log.error("a wrapping does not open", key_id=key_id, error=error)
+    if ids:
         async with db.begin(tenant=SYSTEM_TENANT) as tx:
             report.stored += await tx.connection.fetchval(
-                "SELECT store_wrappings($1::uuid[], $2::text[], $3::text[])",
-                *(list(column) for column in zip(*good, strict=True)),
+                "SELECT store_wrappings($1::uuid[], $2::text[], $3::text[])", ids, old, new
             )
-    report.seen += len(rows)
-    for row, item in pairs:
-        if "ciphertext" not in item:
-            report.failed.append(str(row["id"]))
-            _log.error("a wrapping does not open", key_id=str(row["id"]), error=item.get("error", ""))
 
 
-async def _page(db: Database, version: int, after: UUID) -> list[Row]:
+async def _page(db: Database, version: int, after: str) -> Batch:
+    """Read a page as three arrays; their places go together."""
     async with db.begin(tenant=SYSTEM_TENANT) as tx:
-        return await tx.connection.fetch("SELECT * FROM wrappings_below($1, $2, $3)", version, after, PAGE)
+        rows = await tx.connection.fetch(_PAGE, version, after, PAGE)
+    return Batch(*rows[0])
 
 
 async def _older(db: Database, version: int) -> int:
@@ -138,6 +157,13 @@ async def _older(db: Database, version: int) -> int:
         )
 
 
-def _context(row: Row) -> str:
+def _context(tenant_id: object, key_id: object) -> str:
     """As `Binding.context` has it."""
-    return base64.b64encode(f"{row['tenant_id']}|{row['id']}".encode()).decode()
+    return base64.b64encode(f"{tenant_id}|{key_id}".encode()).decode()
+
+
+_PAGE = """
+SELECT coalesce(array_agg(id::text ORDER BY place), '{}'), coalesce(array_agg(tenant_id::text ORDER BY place), '{}'),
+       coalesce(array_agg(encrypted_dek ORDER BY place), '{}')
+FROM wrappings_below($1, $2::text::uuid, $3) WITH ORDINALITY AS w (id, tenant_id, encrypted_dek, place)
+"""
