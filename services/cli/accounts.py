@@ -195,6 +195,8 @@ def again(address: str) -> Callable[[faults.Fault], str]:
             return ": `triptych reauthenticate`"
         whose = f"; the kept tokens are of the auth service at {address}"
         if isinstance(fault, faults.Unavailable):
+            if not advice.starting(fault):  # the service answers, and lacks what it needs
+                return f"; `triptych doctor` says what is wrong{whose}"
             return f"{whose}: {advice.START}, or wait a moment; `triptych login --home DIRECTORY` goes to another"
         if not isinstance(fault, faults.Unauthenticated) or fault.reason == "LOGIN_FAILED":
             return ""

@@ -16,6 +16,8 @@ _AMOUNT: Final = "an amount in USD has up to 8 digits and 12 decimals: 99999999.
 _PATTERN: Final = re.compile(r"does not match regex pattern `[^`]*`")
 _INDEX: Final = re.compile(r"\[\d+\]")
 _METHOD: Final = re.compile(r"\b(?:[A-Z][a-z]+){2,}\b")
+_METHODS: Final = "may not call this method"
+_CHANGED: Final = "; `triptych whoami` shows your role, an admin can change it with `triptych members set`"
 START: Final = "start its stack with `triptych up`"
 INSTALLATION: Final = (
     ": it is of the installation, not of a tenant; its operator invites with `triptych bootstrap-admin --installation`"
@@ -146,8 +148,10 @@ def _form(path: str, problem: str) -> str:
     return FORMS.get(path) or FORMS.get(path.rpartition(".")[2], "")
 
 
-def permission(role: int) -> str:
-    """Say who may do what somebody may not."""
-    name = Words(Role).word(role)
-    whom = f"this is for {name}s and above" if role != Role.ROLE_ADMIN else "this is for admins"
-    return f": {whom}; `triptych whoami` shows your role, an admin can change it with `triptych members set`"
+def permission(fault: faults.Fault, least: int) -> str:
+    """Say who may do what somebody may not; `least` is the role of the method, whose fault does not say it."""
+    if _METHODS not in fault.text:  # it says itself who may: the method is for others too
+        return _CHANGED
+    name = Words(Role).word(least)
+    whom = f"this is for {name}s and above" if least != Role.ROLE_ADMIN else "this is for admins"
+    return f": {whom}{_CHANGED}"

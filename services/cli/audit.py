@@ -2,7 +2,6 @@
 
 import errno
 import json
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.audit import archives, verifier
-from services.cli import choices
+from services.cli import choices, drafts, groups
 from services.cli.connections import Connection, Misused, connected
 from services.cli.groups import Deferring
 from services.cli.numbers import Whole
@@ -76,7 +75,7 @@ def _misusing(call: Callable[..., Answer], *arguments: Any, **options: Any) -> A
     except OSError as error:
         if error.errno == errno.EPIPE:  # click ends quietly
             raise
-        raise Misused(f"{error.filename}: {error.strerror}") from None
+        raise Misused(f"{error.filename or groups.OUTPUT}: {error.strerror}") from None
 
 
 @click.group(cls=Audit)
@@ -130,15 +129,11 @@ def export(
         raise Misused(f"{file} exists, and an older export is evidence: name another file, or give --force")
     connection = connect()
     request = choices.output(fields, text=text, as_csv=as_csv, personal=personal)
-    draft = file.with_name(f"{file.name}.part")
-    with draft.open("wb") as out, _bar("exported", "bytes") as bar:
-        out.truncate()
-        draft.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    with drafts.drafted(file, drafts.OWN) as out, _bar("exported", "bytes") as bar:
         task = bar.add_task("export", total=None)
         for message in connection.stream("ExportEvents", request):
             out.write(message.chunk)
             bar.update(task, advance=len(message.chunk))
-    draft.replace(file)
     if as_csv or request.HasField("filter"):
         click.echo(f"{file}: {choices.described(file)}")
         return
@@ -163,7 +158,8 @@ def prove(connect: Callable[[], Connection], file: Path, event_id: str | None, s
         proof = _inclusion(answer)
     else:
         proof = _consistency(connection.call("GetConsistencyProof", pb.GetConsistencyProofRequest(old_size=since or 0)))
-    file.write_text(json.dumps(proof) + "\n", encoding="utf-8")
+    with drafts.drafted(file) as out:
+        out.write(f"{json.dumps(proof)}\n".encode())
     click.echo(f"{file}: {len(proof['hashes'])} hashes up to {proof['checkpoint']['size']} entries")
 
 

@@ -31,7 +31,7 @@ class Misused(click.ClickException):
 
 
 def connected(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say where the service is, and give the command a function that connects."""
+    """Add the options that say where the service is, and give the command a function that connects, once."""
 
     @home_option
     @click.option("--address", metavar="HOST:PORT", help="Port of the audit service; else the plaintext of the home.")
@@ -39,11 +39,14 @@ def connected(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--ca-file", type=_file, help="Authority of the server's certificate; needed beyond this machine.")
     @functools.wraps(command)
     def run(*, home: Path, address: str | None, token_file: Path | None, ca_file: Path | None, **values: Any) -> Any:
+        @functools.cache
         def connect() -> Connection:
             if ca_file is not None and address is None:
                 raise Misused("--ca-file is for a TLS port: give it with --address HOST:PORT")
             found = address or accounts.target(accounts.meant(home), None, "audit")
-            return Connection(found, token_file, ca_file)
+            connection = Connection(found, token_file, ca_file)
+            click.get_current_context().call_on_close(connection.close)
+            return connection
 
         return command(connect, **values)
 
@@ -57,13 +60,18 @@ class Connection:
         if ca_file is None and address.rpartition(":")[0] not in accounts.LOOPBACK:
             raise Misused(f"{address} is not on this machine: a token may go there only under TLS; give --ca-file")
         self._address = address
-        self._metadata = (("authorization", f"Bearer {_token(token_file)}"),)
+        self._token_file = token_file
+        _token(token_file)  # what is wrong with it is said before anything is called
         self._channel = (
             grpc.insecure_channel(address)
             if ca_file is None
             else grpc.secure_channel(address, grpc.ssl_channel_credentials(_authority(ca_file)))
         )
         self._stub: Any = audit_service_pb2_grpc.AuditServiceStub(self._channel)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
 
     def serve(self, kind: Callable[[grpc.Channel], Any]) -> None:
         """Call another of the gRPC services at this address."""
@@ -72,20 +80,20 @@ class Connection:
     def stream(self, method: str, request: Message) -> Iterator[Any]:
         """Give the messages of a call; a failure says what to do."""
         try:
-            yield from getattr(self._stub, method)(request, metadata=self._metadata, timeout=LONGEST_SECONDS)
+            yield from getattr(self._stub, method)(request, metadata=self._metadata(), timeout=LONGEST_SECONDS)
         except grpc.RpcError as error:
             raise _refusal(self._address, error, request) from None
-        finally:
-            self._channel.close()
 
     def call(self, method: str, request: Message) -> Any:
         """Give the answer of a call; a failure says what to do."""
         try:
-            return getattr(self._stub, method)(request, metadata=self._metadata, timeout=LONGEST_SECONDS)
+            return getattr(self._stub, method)(request, metadata=self._metadata(), timeout=LONGEST_SECONDS)
         except grpc.RpcError as error:
             raise _refusal(self._address, error, request) from None
-        finally:
-            self._channel.close()
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """Give the token of each call: a login's is renewed when it ends before the last page is read."""
+        return (("authorization", f"Bearer {_token(self._token_file)}"),)
 
 
 def _refusal(address: str, error: grpc.RpcError, request: Message) -> Misused:
@@ -95,7 +103,7 @@ def _refusal(address: str, error: grpc.RpcError, request: Message) -> Misused:
     helped = ""
     if fault.reason == faults.CallerNotPermitted.reason:
         sources = isinstance(request, source_pb.ListSourcesRequest)
-        helped = advice.INSTALLATION if sources else advice.permission(links.role(request))
+        helped = advice.INSTALLATION if sources else advice.permission(fault, links.role(request))
     elif isinstance(fault, faults.Unauthenticated):
         helped = "; the token has ended, or is of another stack: `triptych login`"
     elif error.code() is grpc.StatusCode.UNAVAILABLE and fault.facts.get("dependency") == service:

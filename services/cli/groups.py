@@ -6,6 +6,9 @@ from typing import ClassVar
 
 import click
 
+OUTPUT = "what was to be written"
+"""The name of a file whose name the system does not tell, such as standard output."""
+
 
 class Deferring(click.Group):
     """A group with commands elsewhere."""

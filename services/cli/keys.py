@@ -142,27 +142,49 @@ def validate(link: Link, *, key: str, as_json: bool) -> None:
 
 @keys.command()
 @click.argument("key")
+@click.option("--with-predecessors", "thorough", is_flag=True, help="Those that it replaced too, which open for 24 h.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @providing
-def revoke(link: Link, *, key: str, yes: bool, as_json: bool) -> None:
-    """End KEY, by label or id, at once and for good; what it was sealed with is destroyed."""
+def revoke(link: Link, *, key: str, thorough: bool, yes: bool, as_json: bool) -> None:
+    """End KEY, by label or id, at once and for good; what it was sealed with is destroyed.
+
+    \b
+    triptych keys revoke laptop --with-predecessors     # after a rotation: nothing is left that opens
+    """  # noqa: D301 - click's mark
     now = names.key(link, key)
+    before = _predecessors(link, now)
+    ended = [*before, now] if thorough else [now]
     if not yes:
-        click.confirm(f"Nothing can use {now.label} ({_shown(now)}) any more. Revoke it?", abort=True)
-    answer = link.call(KeyServiceStub, "RevokeKey", pb.RevokeKeyRequest(key_id=now.id))
-    callers.show(answer.key, as_json=as_json, always=ALWAYS)
-    _warn_of_previous(link, answer.key.replaces_key_id)
+        called = " and ".join(_shown(key) for key in reversed(ended))
+        click.confirm(f"Nothing can use {now.label} ({called}) any more. Revoke it?", abort=True)
+    for one in ended:  # the oldest first: none of them is ever the one that is used
+        answer = link.call(KeyServiceStub, "RevokeKey", pb.RevokeKeyRequest(key_id=one.id))
+        callers.show(answer.key, as_json=as_json, always=ALWAYS)
+    if not thorough:
+        _warn(before)
 
 
-def _warn_of_previous(link: Link, key_id: str) -> None:
-    """Say that the key before is used again: its 24 hours are not over, and nothing else is there now."""
-    if not key_id:
-        return
-    found = link.call(KeyServiceStub, "GetKey", pb.GetKeyRequest(key_id=key_id)).key
-    if found.state == KeyState.KEY_STATE_ROTATING:
-        until = callers.moment(found.expire_time)
-        click.echo(f"the one before is used until {until}; to end that: `triptych keys revoke {found.id}`", err=True)
+def _predecessors(link: Link, key: Key) -> list[Key]:
+    """Give those that this key took the place of, directly or not, and that open for the rest of their 24 hours."""
+    found = link.listed(KeyServiceStub, "ListKeys", pb.ListKeysRequest(), names.MOST)
+    return sorted((other for other in found if _is_before(other, key)), key=_age)
+
+
+def _is_before(other: Key, key: Key) -> bool:
+    same = all(getattr(other, name) == getattr(key, name) for name in ("owner", "provider_id", "label"))
+    return same and other.state == KeyState.KEY_STATE_ROTATING and _age(other) < _age(key)
+
+
+def _age(key: Key) -> int:
+    return key.create_time.ToNanoseconds()
+
+
+def _warn(before: list[Key]) -> None:
+    """Say that a key before is used again: its 24 hours are not over, and nothing else is there now."""
+    for key in before:
+        until = callers.moment(key.expire_time)
+        click.echo(f"the one before is used until {until}; to end that: `triptych keys revoke {key.id}`", err=True)
 
 
 def _first(found: Any, limit: int) -> Any:

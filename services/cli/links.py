@@ -75,7 +75,7 @@ class Link:
     def _refusal(self, error: grpc.RpcError, request: Message) -> "Refused":
         fault = faults.from_error(error, service=self.service)  # type: ignore[arg-type]  # the same methods
         if fault.reason == faults.CallerNotPermitted.reason:
-            return Refused(fault, advice.permission(role(request)))
+            return Refused(fault, advice.permission(fault, role(request)))
         return Refused(fault, self._helping(fault), advice.listening(error))
 
 

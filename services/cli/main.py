@@ -1,13 +1,18 @@
 """The `triptych` command. A subcommand's module is imported when it is called, so that --help stays fast."""
 
 import errno
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import click
 
+from services.cli import groups
 from services.cli.groups import Deferring
 from services.cli.stack.faults import StackFault
 
+Answer = TypeVar("Answer")
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write fails with that has no more room; it names no file."""
 COMMANDS: Final = {
     "up": "services.cli.up:up",
     "demo": "services.cli.demo.command:demo",
@@ -80,21 +85,30 @@ class Commands(Deferring):
 
     elsewhere = COMMANDS
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Read the arguments up to the command's name; --help and --version write here."""
+        return _said(super().make_context, *arguments, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a file that cannot be written, or a part that there is not, is no defect of ours."""
-        try:
-            return super().invoke(ctx)
-        except StackFault as fault:
-            raise click.ClickException(str(fault)) from None
-        except OSError as error:
-            if error.errno == errno.EPIPE or error.filename is None:  # the first is click's to end quietly
-                raise
-            raise click.ClickException(f"{error.filename}: {error.strerror}") from None
+        """Run a command."""
+        return _said(super().invoke, ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """Write the summaries of the table."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, SUMMARIES[name]) for name in COMMANDS])
+
+
+def _said(call: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
+    """A file or an output that cannot be written, or a part that there is not, is no defect of ours."""
+    try:
+        return call(*arguments, **options)
+    except StackFault as fault:
+        raise click.ClickException(str(fault)) from None
+    except OSError as error:
+        if error.errno == errno.EPIPE or (error.filename is None and error.errno not in FULL):
+            raise  # the first is click's to end quietly
+        raise click.ClickException(f"{error.filename or groups.OUTPUT}: {error.strerror}") from None
 
 
 @click.command(cls=Commands)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from services.cli.serve import Serving
 from services.cli.stack import topology
 from services.kit import migrations
 
@@ -19,12 +20,11 @@ from services.kit import migrations
     envvar="TRIPTYCH_DATABASE_PASSWORD_FILE",
     type=click.Path(path_type=Path, exists=True),
 )
-@click.argument("services", nargs=-1)
-def migrate(database_url: str, password_file: Path, services: tuple[str, ...]) -> None:
+@click.argument("services", nargs=-1, type=Serving())
+def migrate(database_url: str, password_file: Path, services: tuple[topology.Service, ...]) -> None:
     """Migrate all schemas, or those of the SERVICES named."""
-    plan = topology.read()
     password = password_file.read_text().strip()
-    for service in [plan.service(name) for name in services] or plan.services:
+    for service in services or topology.read().services:
         changed = asyncio.run(
             migrations.upgrade(
                 module=service.module, schema=service.schema, owner=service.owner, url=database_url, password=password

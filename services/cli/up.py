@@ -13,7 +13,8 @@ from typing import Any, Final, Never
 import click
 from rich.console import Console
 
-from services.cli.stack import reports
+from services.cli.numbers import Real
+from services.cli.stack import ports, reports, topology
 from services.cli.stack.backends import Backends
 from services.cli.stack.faults import StackFault
 from services.cli.stack.homes import replace
@@ -29,13 +30,37 @@ class Port(click.ParamType[tuple[str, int]]):
     name = "name=port"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        """Split, and check the number."""
+        """Split, and check the number and the name."""
         if isinstance(value, tuple):
             return value
         name, separator, number = str(value).partition("=")
         if not separator or not number.isdecimal() or not 0 < int(number) < 65536:
             self.fail(f"{value!r} is not NAME=PORT with a port from 1 to 65535, for example auth=7410", param, ctx)
+        if name not in (known := ports.usual(topology.read())):
+            self.fail(f"no part is called {name!r}; ports can be set for {', '.join(known)}", param, ctx)
         return name, int(number)
+
+
+def _apart(
+    ctx: click.Context, param: click.Parameter, demands: tuple[tuple[str, int], ...]
+) -> tuple[tuple[str, int], ...]:
+    """Refuse two ports for a part, and two parts for a port."""
+    for texts in zip(*demands, strict=True):
+        if twice := [text for text in texts if texts.count(text) > 1]:
+            raise click.BadParameter(f"{twice[0]} is named twice: give each part one port of its own", ctx, param)
+    return demands
+
+
+def _placed(ctx: click.Context, param: click.Parameter, file: Path | None) -> Path | None:
+    """Refuse at once what could not be written after the start, and what must not be removed before it."""
+    if file is None:
+        return None
+    place = file.resolve()
+    if file.exists() and not file.is_file():
+        raise click.BadParameter(f"{file} is no ordinary file, and would be replaced by one: name another", ctx, param)
+    if not place.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {place.parent}: make it first", ctx, param)
+    return place
 
 
 class Servers(click.ParamType[bool]):
@@ -64,12 +89,24 @@ home_option = click.option(
 
 @click.command()
 @home_option
-@click.option("--port", "demands", type=Port(), multiple=True, help="Demand a port: auth=7410, postgres=5432, …")
+@click.option(
+    "--port",
+    "demands",
+    type=Port(),
+    multiple=True,
+    callback=_apart,
+    help="Demand a port: auth=7410, postgres=5432, …",
+)
 @click.option("--only", "servers_only", type=Servers(), default=False, help=f"{','.join(SERVERS)}: no services.")
-@click.option("--ready-file", type=click.Path(path_type=Path), help="Write a JSON summary when everything is healthy.")
+@click.option(
+    "--ready-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_placed,
+    help="Write a JSON summary when everything is healthy.",
+)
 @click.option(
     "--patience",
-    type=float,
+    type=Real(1, 3600),
     default=60.0,
     show_default=True,
     help="Seconds that services have to be healthy.",

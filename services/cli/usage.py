@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from services.cli import drafts
 from services.cli.callers import json_option
 from services.cli.links import Link, providing
 from triptych.providers.v1 import usage_pb2, usage_service_pb2 as pb
@@ -72,11 +73,9 @@ def export(link: Link, *, start: str | None, end: str | None, file: Path) -> Non
     """Write the ledger to FILE as CSV."""
     first, last = _span(start, end)
     request = pb.ExportUsageRequest(start_date=first, end_date=last)
-    draft = file.with_name(f"{file.name}.part")
-    with draft.open("w", encoding="utf-8", newline="") as out:
+    with drafts.drafted(file) as out:
         for message in link.stream(UsageServiceStub, "ExportUsage", request, seconds=EXPORT_SECONDS):
-            out.write(message.chunk)
-    draft.replace(file)
+            out.write(message.chunk.encode())
     click.echo(f"{file}: from {first} to {last}")
 
 
@@ -122,7 +121,8 @@ def draw(file: Path, first: str, last: str, costs: dict[str, dict[str, Decimal]]
     axes.set_title(f"Cost of AI from {first} to {last}")
     if costs:
         axes.legend(fontsize="small")
-    figure.savefig(file, format="png", dpi=120)
+    with drafts.drafted(file) as out:
+        figure.savefig(out, format="png", dpi=120)
 
 
 def _largest(costs: dict[str, dict[str, Decimal]]) -> dict[str, dict[str, Decimal]]:

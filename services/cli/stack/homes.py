@@ -110,7 +110,9 @@ class Home:
 
 
 def replace(path: Path, text: str) -> Path:
-    """Write a small text file as a whole or not at all; nobody else may read it."""
+    """Write a small text file as a whole or not at all; nobody else may read it. A device or the like stays one."""
+    if path.exists() and not path.is_file():
+        raise StackFault(f"{path} is no ordinary file, and would be replaced by one: name another")
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:

@@ -72,6 +72,7 @@ class Tender:
     def _revive(self, server: Postgres | Valkey | OpenBao) -> None:
         del self._due[server.name]
         server.start()
+        self._report(f"{server.name} was started again")
         if isinstance(server, OpenBao):
             self._unsealing = self._threads.submit(server.unlock)
 
