@@ -13,7 +13,8 @@ import pytest
 from services.cli.stack.backends import Backends
 from services.cli.stack.postgres import Postgres
 from services.kit import migrations
-from tests.suite import Suite
+from tests.patience import within
+from tests.suite import Suite, superuser_of
 
 TEMPLATE = "triptych_template"
 HOME = pytest.StashKey[Path]()
@@ -67,11 +68,25 @@ def database(backends: Backends, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-async def suite(backends: Backends, database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Suite]:
-    """The services of this worker; tests start those that they need."""
+async def services(backends: Backends, database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Suite]:
+    """The services of this worker."""
     running = Suite(backends, database, tmp_path_factory.mktemp("data"))
     yield running
     await running.stop()
+
+
+@pytest.fixture
+async def superuser(suite: Suite) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that sees everything."""
+    async with superuser_of(suite.backends, suite.database) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def suite(services: Suite) -> AsyncIterator[Suite]:
+    """The services of this worker: a test starts those that it needs, and whatever else it began ends with it."""
+    yield services
+    await services.tidy()
 
 
 def attach(home: Path) -> Backends:
@@ -86,15 +101,11 @@ def copy_database(backends: Backends, name: str) -> None:
     """Make a database of the migrated template; its privileges are not part of the copy and are given anew."""
 
     async def copy() -> None:
-        server = backends.postgres_server
-        connection = await asyncpg.connect(
-            host=server.host, port=server.port, user=server.user, password=server.password, database="postgres"
-        )
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        await connection.close()
+        async with superuser_of(backends) as connection:
+            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
 
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, copy()).result()
+        pool.submit(asyncio.run, within(copy())).result()
     backends.create_database(name)
 
 

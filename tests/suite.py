@@ -12,11 +12,13 @@ import json
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -28,6 +30,7 @@ from services.kit.server import Runtime
 from services.kit.settings import Settings
 from services.kit.tokens import SigningKey
 from services.kit.vault import Vault
+from tests.patience import SECONDS
 from triptych.common.v1.role_pb2 import Role
 
 Stub = TypeVar("Stub")
@@ -90,6 +93,18 @@ class Person:
         return kind(self.suite.channel(kind, (("authorization", f"Bearer {self.token}"),)))
 
 
+class Server(Runtime):
+    """A server of a test: whoever stops it first, it is stopped once."""
+
+    stopped = False
+
+    async def stop(self) -> None:
+        """Stop it, unless it was."""
+        if not self.stopped:
+            self.stopped = True
+            await super().stop()
+
+
 class Suite:
     """The services of one test worker."""
 
@@ -98,6 +113,8 @@ class Suite:
         self.database = database
         self.issuer = Issuer()
         self.runtimes: dict[str, Runtime] = {}
+        self._started: dict[str, Server] = {}
+        self._launched: list[Server] = []
         self._data = data
         self._identities: dict[str, Identity] = {}
         self._channels: list[grpc.aio.Channel] = []
@@ -132,20 +149,34 @@ class Suite:
         """Start services that do not run yet, and make all of them known to each other."""
         for name in names:
             if name not in self.runtimes:
-                self.runtimes[name] = await self.launch(name, **changes)
+                self.runtimes[name] = self._started[name] = await self._serve(name, **changes)
         for runtime in self.runtimes.values():
             for name, neighbour in self.runtimes.items():
                 runtime.neighbours.targets[name] = f"dns:///127.0.0.1:{neighbour.port}"
             if "auth" in names:
                 runtime.verifier.forget()
 
-    async def launch(self, name: str, **changes: Any) -> Runtime:
-        """Start one more server of a service, known to nobody."""
+    async def launch(self, name: str, **changes: Any) -> Server:
+        """Start one more server of a service, known to nobody. It ends with the test, if the test does not end it."""
+        server = await self._serve(name, **changes)
+        self._launched.append(server)
+        return server
+
+    @asynccontextmanager
+    async def instead(self, name: str, **changes: Any) -> AsyncIterator[Runtime]:
+        """Let one more server of a service take the calls of stubs that are made meanwhile."""
+        usual, self.runtimes[name] = self.runtimes[name], await self.launch(name, **changes)
+        try:
+            yield self.runtimes[name]
+        finally:
+            self.runtimes[name] = usual
+
+    async def _serve(self, name: str, **changes: Any) -> Server:
         main = importlib.import_module(f"{self.topology.service(name).module}.__main__")
         settings = self.settings(name, **changes)
         if settings.data_dir is not None:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
-        runtime = Runtime(settings)
+        runtime = Server(settings)
         runtime.trust(self.issuer.keys)
         if name != "auth":  # which trusts its own keys
             runtime.trust(lambda: self._published_keys(runtime))
@@ -164,13 +195,27 @@ class Suite:
         runtime.neighbours.targets["auth"] = f"dns:///127.0.0.1:{self.runtimes['auth'].port}"
         return await runtime.ask_auth()
 
+    async def tidy(self) -> None:
+        """End what one test has begun, also when it failed: its channels, and what it launched; the services go on.
+
+        A server that nobody stops would keep the lease of its outbox, and disturb tests that know nothing of it.
+        """
+        launched, self._launched = self._launched, []
+        channels, self._channels = self._channels, []
+        self._started = {name: server for name, server in self._started.items() if not server.stopped}
+        self.runtimes.clear()
+        self.runtimes.update(self._started)
+        async with AsyncExitStack() as last_first:  # each is stopped, also when another cannot be
+            for server in launched:
+                last_first.push_async_callback(server.stop)
+            for channel in channels:
+                last_first.push_async_callback(channel.close)
+
     async def stop(self) -> None:
         """Stop them all."""
-        for channel in self._channels:
-            await channel.close()
-        for runtime in self.runtimes.values():
-            await runtime.stop()
-        self.runtimes.clear()
+        self._launched = [*self._started.values(), *self._launched]
+        self._started = {}
+        await self.tidy()
 
     def person(self, role: "Role.ValueType" = Role.ROLE_ADMIN, *, tenant_id: str | None = None) -> Person:
         """Give somebody in a new tenant."""
@@ -196,7 +241,7 @@ class Suite:
         name = self._serving(kind)
 
         def outfit(details: Any, _: Any) -> grpc.aio.ClientCallDetails:
-            return adding(details, metadata=metadata, timeout=details.timeout or 30)
+            return adding(details, metadata=metadata, timeout=details.timeout or SECONDS)
 
         outgoing = interceptors("peer", outfit)
         runtime = self.runtimes[name]
@@ -225,6 +270,16 @@ class ServicePeer:
     def stub(self, kind: Callable[[grpc.aio.Channel], Stub]) -> Stub:
         """Give a stub that calls as this service."""
         return kind(self.suite.channel(kind, self.metadata, self.identity.channel_credentials()))
+
+
+@asynccontextmanager
+async def superuser_of(backends: Backends, database: str = "postgres") -> AsyncIterator[asyncpg.Connection]:
+    """Connect to a database as somebody who sees everything."""
+    connection = await backends.postgres_server.connect(database)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def _segment(part: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from services.kit import faults, outbox
 from services.kit.clients import Neighbours
 from services.kit.db import Database
 from services.kit.identity import Identity
-from services.kit.outbox import Relay, Wakening
+from services.kit.relays import Relay, Wakening
 from services.kit.settings import Settings
 from services.kit.telemetry import Metrics
 from services.kit.vault import Vault

@@ -15,7 +15,7 @@ from services.audit.envelopes import SUPER_TENANT
 from services.audit.verifier import ORIGIN, compose_head, leaf_hash, log_name
 from tests.audit.events import Log, log_of, processes
 from tests.conftest import copy_database
-from tests.suite import Suite
+from tests.suite import Suite, superuser_of
 from triptych.audit.v1 import audit_service_pb2 as pb
 from triptych.common.v1.role_pb2 import Role
 
@@ -191,12 +191,10 @@ async def place(suite: Suite, folder: Path, *, size: int = 10, **changes: Any) -
         log = await log_of(other, other.person(Role.ROLE_ADMIN))
         await log.grow(size)
         await expect(log, pb.LOG_VERDICT_OK)
-        connection = await suite.backends.postgres_server.connect(database)
         try:
-            yield Place(other, folder, log, Intruder(connection, log.tenant_id))
+            async with superuser_of(suite.backends, database) as connection:
+                yield Place(other, folder, log, Intruder(connection, log.tenant_id))
         finally:
-            await connection.close()
             await other.stop()
-            server = await suite.backends.postgres_server.connect("postgres")
-            await server.execute(f"DROP DATABASE {database} WITH (FORCE)")
-            await server.close()
+            async with superuser_of(suite.backends) as server:
+                await server.execute(f"DROP DATABASE {database} WITH (FORCE)")

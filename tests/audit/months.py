@@ -18,7 +18,7 @@ from services.kit import clock
 from services.kit.db import Database
 from tests.audit.events import Log, log_of, processes
 from tests.conftest import copy_database
-from tests.suite import Suite
+from tests.suite import Suite, superuser_of
 from triptych.common.v1.role_pb2 import Role
 
 KEEPER = "triptych_audits_relay"
@@ -83,30 +83,32 @@ async def past(
     """Two logs with ten events a month, up to now."""
     database = f"{suite.database}_{tmp_path.name}"[:60].lower().replace("-", "_")
     copy_database(backends, database)
-    superuser = await backends.postgres_server.connect(database)
-    await superuser.execute("SET event_triggers = off")
-    over = months_before(datetime.now(UTC).date(), months)
-    for month in over:
-        await open_month(superuser, month)
-    async with processes(suite, tmp_path / "processes", "audit", database=database) as own:
-        runtime = own.runtimes["audit"]
-        assert isinstance(runtime.settings, AuditSettings)
-        log = await log_of(own, own.person(Role.ROLE_ADMIN))
-        other = await log_of(own, own.person(Role.ROLE_ADMIN))
+    async with superuser_of(backends, database) as superuser:
+        await superuser.execute("SET event_triggers = off")
+        over = months_before(datetime.now(UTC).date(), months)
         for month in over:
-            with monkeypatch.context() as patch:
-                moment = datetime(month.year, month.month, 10, tzinfo=UTC)
-                patch.setattr(clock, "now", lambda moment=moment: moment)
-                await fill(log)
-                await other.grow(3)
-        await fill(log)
-        await other.grow(3)
-        password = backends.password(KEEPER)
-        keeper = await Database.connect(runtime.settings, user=KEEPER, password=password, size=1)
-        signer = Signer(db=runtime.db, vault=runtime.vault, origin=runtime.settings.origin, seconds=1.0)
-        yield Past(log, other, over, superuser, keeper, tmp_path / "archives", signer)
-        await keeper.close()
-    await superuser.close()
+            await open_month(superuser, month)
+        await superuser.execute("SELECT triptych_guards.note('months of before', false)")
+        async with processes(suite, tmp_path / "processes", "audit", database=database) as own:
+            runtime = own.runtimes["audit"]
+            assert isinstance(runtime.settings, AuditSettings)
+            log = await log_of(own, own.person(Role.ROLE_ADMIN))
+            other = await log_of(own, own.person(Role.ROLE_ADMIN))
+            for month in over:
+                with monkeypatch.context() as patch:
+                    moment = datetime(month.year, month.month, 10, tzinfo=UTC)
+                    patch.setattr(clock, "now", lambda moment=moment: moment)
+                    await fill(log)
+                    await other.grow(3)
+            await fill(log)
+            await other.grow(3)
+            password = backends.password(KEEPER)
+            keeper = await Database.connect(runtime.settings, user=KEEPER, password=password, size=1)
+            signer = Signer(db=runtime.db, vault=runtime.vault, origin=runtime.settings.origin, seconds=1.0)
+            try:
+                yield Past(log, other, over, superuser, keeper, tmp_path / "archives", signer)
+            finally:
+                await keeper.close()
 
 
 async def public_key(then: Past) -> bytes:

@@ -6,8 +6,6 @@ Each also asserts the opposite: without these the answer is "unanchored" offline
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,20 +19,13 @@ from services.audit.verifier import Anchors, Checkpoint
 from services.kit.access import SYSTEM_TENANT
 from tests.audit.events import Log, log_of, processes
 from tests.audit.intruders import Place, place
-from tests.suite import Suite
+from tests.suite import Suite, superuser_of
 from triptych.audit.v1 import audit_service_pb2 as pb
 from triptych.audit.v1.audit_service_pb2_grpc import AuditServiceStub
 from triptych.audit.v1.event_pb2 import LogEntry
 from triptych.common.v1.role_pb2 import Role
 
 OK, TAMPERED, INCOMPLETE = pb.LOG_VERDICT_OK, pb.LOG_VERDICT_TAMPERED, pb.LOG_VERDICT_INCOMPLETE
-
-
-@pytest.fixture
-async def there(suite: Suite, tmp_path: Path) -> AsyncIterator[Place]:
-    """An installation of one's own, with ten entries."""
-    async with place(suite, tmp_path / "there") as made:
-        yield made
 
 
 async def lines_of(log: Log) -> list[bytes]:
@@ -175,9 +166,8 @@ async def backup(place: Place, name: str) -> str:
     await place.suite.runtimes.pop("audit").stop()
     await place.intruder.connection.close()
     copy = f"{place.database}_{name}"
-    server = await place.suite.backends.postgres_server.connect("postgres")
-    await server.execute(f"CREATE DATABASE {copy} TEMPLATE {place.database}")
-    await server.close()
+    async with superuser_of(place.suite.backends) as server:
+        await server.execute(f"CREATE DATABASE {copy} TEMPLATE {place.database}")
     place.suite.backends.create_database(copy)  # privileges are not part of a copy
     await place.start()
     return copy

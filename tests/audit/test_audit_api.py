@@ -6,6 +6,7 @@ import itertools
 import json
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,6 +17,7 @@ from services.audit.verifier import extends, includes, leaf_hash
 from services.kit import faults
 from services.kit.access import SYSTEM_TENANT
 from tests.audit.events import Log, event, every, log_of
+from tests.patience import eventually
 from tests.suite import Suite
 from triptych.audit.v1 import audit_service_pb2 as pb
 from triptych.audit.v1.audit_service_pb2_grpc import AuditServiceStub
@@ -293,14 +295,13 @@ async def test_checkpoints_are_found_by_what_they_cover(log: Log) -> None:
 
 async def test_the_background_loop_signs_what_is_new(log: Log) -> None:
     await log.grow(4)
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                found = await log.reader.GetCheckpoint(pb.GetCheckpointRequest(min_size=4))
-                break
-            except faults.NotFound:
-                await asyncio.sleep(0.1)
-    assert found.checkpoint.size == 4
+
+    async def signed() -> int:
+        with suppress(faults.NotFound):
+            return (await log.reader.GetCheckpoint(pb.GetCheckpointRequest(min_size=4))).checkpoint.size
+        return 0
+
+    assert await eventually(signed) == 4
 
 
 async def test_a_whole_log_verifies_and_says_how_far_it_is(log: Log) -> None:

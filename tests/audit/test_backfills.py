@@ -12,14 +12,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from services.cli.stack.backends import Backends
 from tests.audit.events import Log, event, log_of, processes
 from tests.audit.months import months_before, open_month
 from tests.audit.test_migrations import migrate, write
-from tests.suite import Suite
+from tests.suite import Suite, superuser_of
 from triptych.audit.v1 import audit_service_pb2 as pb
 from triptych.audit.v1.event_pb2 import AuditEvent, LogEntry
 from triptych.common.v1.role_pb2 import Role
@@ -66,32 +65,26 @@ async def filled(suite: Suite, backends: Backends, tmp_path: Path) -> AsyncItera
     database = f"{suite.database}_filled"
     backends.create_database(database)
     await migrate(backends, database, "0002")
-    superuser = await backends.postgres_server.connect(database)
-    await superuser.execute("SET event_triggers = off")
-    months = months_before(datetime.now(UTC).date(), 2)
-    await superuser.execute("SELECT audits.create_partitions(3)")
-    for month in months:
-        await open_month(superuser, month)
     given = []
-    for size in SIZES:
-        tenant_id, moments = str(uuid.uuid4()), moments_of(months, size)
-        events = events_of(tenant_id, moments)
-        await write(superuser, tenant_id, events, moments)
-        given.append((tenant_id, events, moments))
+    async with superuser_of(backends, database) as superuser:
+        await superuser.execute("SET event_triggers = off")
+        months = months_before(datetime.now(UTC).date(), 2)
+        await superuser.execute("SELECT audits.create_partitions(3)")
+        for month in months:
+            await open_month(superuser, month)
+        for size in SIZES:
+            tenant_id, moments = str(uuid.uuid4()), moments_of(months, size)
+            events = events_of(tenant_id, moments)
+            await write(superuser, tenant_id, events, moments)
+            given.append((tenant_id, events, moments))
     await migrate(backends, database, "head")
     async with processes(suite, tmp_path, "audit", database=database) as other:
         yield [
             Filled(await log_of(other, other.person(Role.ROLE_ADMIN, tenant_id=tenant_id)), events, moments)
             for tenant_id, events, moments in given
         ]
-    await drop(superuser, backends, database)
-
-
-async def drop(superuser: asyncpg.Connection, backends: Backends, database: str) -> None:
-    await superuser.close()
-    server = await backends.postgres_server.connect("postgres")
-    await server.execute(f"DROP DATABASE {database} WITH (FORCE)")
-    await server.close()
+    async with superuser_of(backends) as server:
+        await server.execute(f"DROP DATABASE {database} WITH (FORCE)")
 
 
 async def counted(filled: Filled) -> Counter[tuple[str, str, str]]:

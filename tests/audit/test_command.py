@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+import os
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 from click.testing import CliRunner, Result
 
 from services.audit.verifier import MISUSED
-from services.cli import main
+from services.cli import links, main
 from services.cli.audit import VERDICTS, audit
 from tests.audit.events import Log, event
 from triptych.audit.v1 import audit_service_pb2 as pb
+from triptych.audit.v1.audit_service_pb2_grpc import AuditServiceStub
 from triptych.common.v1.role_pb2 import Role
 
 
@@ -22,6 +25,10 @@ def online(log: Log, tmp_path: Path) -> list[str]:
     token = tmp_path / "token"
     token.write_text(log.person.token)
     return ["--address", f"127.0.0.1:{log.suite.runtimes['audit'].plaintext_port}", "--token-file", str(token)]
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
 
 
 async def run(*arguments: str) -> Result:
@@ -103,6 +110,38 @@ async def test_the_tokens_of_a_login_are_taken(
     assert (done.exit_code, "ok: 3 entries" in done.stdout) == (0, True), done.output
     done = await run("export", str(tmp_path / "log.jsonl"), *online[:2])
     assert (done.exit_code, "3 entries of log" in done.stdout) == (0, True), done.output
+
+
+@pytest.mark.parametrize("command", [["export", "--force"], ["prove", "--since", "1"]])
+async def test_a_device_is_not_replaced(log: Log, online: list[str], tmp_path: Path, command: list[str]) -> None:
+    await log.grow(3)
+    await log.verify()
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)  # else whoever writes would wait for one
+    done = await run(*command, str(tmp_path / "pipe"), *online)
+    os.close(reader)
+    assert (done.exit_code, "is no ordinary file" in done.output) == (MISUSED, True), done.output
+    assert names(tmp_path) == {"pipe", "token"}
+    assert (tmp_path / "pipe").is_fifo()
+
+
+async def test_a_list_of_many_pages_takes_one_connection(
+    log: Log, online: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await log.grow(7)
+    opened: list[grpc.Channel] = []
+    connect = grpc.insecure_channel
+
+    def count(address: str) -> grpc.Channel:
+        opened.append(connect(address))
+        return opened[-1]
+
+    monkeypatch.setattr(grpc, "insecure_channel", count)
+    monkeypatch.setattr(links, "PAGE", 2)
+    done = await run("search", "--json", *online)
+    assert (done.exit_code, done.stdout.count('"event_id"'), len(opened)) == (0, 7, 1), done.output
+    with pytest.raises(ValueError, match="closed"):
+        AuditServiceStub(opened[0]).ListEvents(pb.ListEventsRequest(), timeout=5)
 
 
 async def test_what_the_service_refuses_is_no_answer(log: Log, online: list[str], tmp_path: Path) -> None:

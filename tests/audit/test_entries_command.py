@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from services.audit.verifier import MISUSED
 from services.cli.audit import audit
 from tests.audit.events import Log, event
-from tests.audit.test_redactions_api import EMAIL, personal
+from tests.audit.values import EMAIL, personal
 
 
 @pytest.fixture

@@ -5,33 +5,21 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.audit import entries, exports, manifests, openings, selections, sheets, verifier
 from services.audit.searches import Filter
-from services.cli.stack.backends import Backends
 from services.kit import access, calls
 from services.kit.access import SYSTEM_TENANT
 from tests.audit.events import Log, event, every, log_of
-from tests.audit.months import Past, past
-from tests.audit.test_redactions_api import personal
-from tests.suite import Suite
+from tests.audit.months import Past
+from tests.audit.values import personal
 from triptych.audit.v1 import audit_service_pb2 as pb
 from triptych.audit.v1.filter_pb2 import EventFilter
 
 EXPORT = "/triptych.audit.v1.AuditService/ExportEvents"
-
-
-@pytest.fixture
-async def then(
-    suite: Suite, backends: Backends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Past]:
-    """Two logs over two months that are past and the present one."""
-    async with past(suite, backends, tmp_path, monkeypatch) as found:
-        yield found
 
 
 @contextmanager

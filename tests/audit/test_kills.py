@@ -11,12 +11,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 
@@ -26,12 +24,12 @@ from services.cli.stack.backends import Backends
 from services.cli.stack.supervisor import serving
 from tests.audit.events import log_of
 from tests.conftest import TEMPLATE, _migrate
+from tests.patience import SECONDS, eventually, many_rounds
 from tests.suite import Suite
 from triptych.audit.v1 import audit_service_pb2 as pb
 from triptych.common.v1.role_pb2 import Role
 
 TIMES = 20
-PATIENCE = 30.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -70,7 +68,7 @@ class Town:
         """End a process as a power failure does."""
         process = self._running.pop(name)
         process.kill()
-        process.wait()
+        process.wait(SECONDS)
         if process.stdin is not None:
             process.stdin.close()
 
@@ -79,7 +77,7 @@ class Town:
         held = self.backends.postgres.process
         assert held is not None
         held.popen.kill()
-        held.popen.wait()
+        held.popen.wait(SECONDS)
         await eventually(self._started)
 
     async def _started(self) -> bool:
@@ -109,7 +107,7 @@ class Town:
         async def ready() -> bool:
             return self.noted() > before and await serving(self.settings["listen_plaintext"])
 
-        await eventually(ready, self._logs)
+        await eventually(ready, explain=self._logs)
 
     async def noting(self) -> None:
         """Wait until the emitter has noted something new."""
@@ -118,7 +116,7 @@ class Town:
         async def new() -> bool:
             return self.noted() > before
 
-        await eventually(new, self._logs)
+        await eventually(new, explain=self._logs)
 
     def noted(self) -> int:
         """Bytes of notes so far."""
@@ -146,14 +144,6 @@ class Town:
         return "\n".join(f"{path}:\n{path.read_text()[-3000:]}" for path in self._folder.glob("*.log"))
 
 
-async def eventually(true: Any, explain: Any = str) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not await true():
-        assert time.monotonic() < deadline, explain()
-        await asyncio.sleep(0.02)
-
-
 @asynccontextmanager
 async def town() -> AsyncIterator[Town]:
     """Start servers of one's own, with durable commits."""
@@ -177,6 +167,7 @@ async def town() -> AsyncIterator[Town]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@many_rounds
 async def test_what_was_acknowledged_is_in_the_log_once_whoever_is_killed() -> None:
     dice = random.Random(4711)  # noqa: S311 - when to kill
     async with town() as there:
@@ -203,7 +194,7 @@ async def _delivered(there: Town) -> None:
         waiting = await connection.fetchval("SELECT count(*) FROM projects.outbox WHERE deliver_time IS NULL")
         return int(waiting) < 500
 
-    await eventually(empty, there._logs)
+    await eventually(empty, explain=there._logs)
     there.kill("emitter")
     await connection.close()
 

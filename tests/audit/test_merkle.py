@@ -139,6 +139,22 @@ def test_tiles_grown_in_any_steps_give_the_root_by_definition(size: int, data: s
     assert span_hash(Span(0, size), tiles) == naive(leaves)
 
 
+@given(st.lists(st.integers(0, 600), min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_leaves_that_are_added_together_make_the_same_tree(counts: list[int]) -> None:
+    together, one_by_one, frontier = merkle.Tree(), merkle.Tree(), Frontier()
+    for count in counts:
+        leaves = [leaf_hash(f"{together.size + step}") for step in range(count)]
+        together.extend(leaves)
+        frontier.extend(leaves)
+        for leaf in leaves:
+            one_by_one.push(leaf)
+        assert together.changed() == one_by_one.changed()
+        assert together.size == frontier.size == one_by_one.size
+        assert together.root() == frontier.root() == one_by_one.root()
+    assert together.root() == naive(made(together.size))
+
+
 @given(st.integers(1, 700), st.data())
 @settings(max_examples=60, deadline=None)
 def test_an_inclusion_proof_holds_for_its_leaf_and_no_other(size: int, data: st.DataObject) -> None:

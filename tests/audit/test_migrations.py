@@ -19,7 +19,7 @@ from services.audit.verifier import GENESIS, leaf_hash
 from services.cli.stack.backends import Backends
 from services.kit import clock, migrations
 from tests.audit.events import event, log_of, processes
-from tests.suite import Suite
+from tests.suite import Suite, superuser_of
 from triptych.audit.v1 import audit_service_pb2 as pb
 from triptych.audit.v1.event_pb2 import AuditEvent
 from triptych.common.v1.role_pb2 import Role
@@ -55,12 +55,11 @@ async def migrate(backends: Backends, database: str, revision: str) -> None:
 
 async def fill(backends: Backends, database: str, tenant_id: str) -> None:
     """Write a log as the first version did."""
-    connection = await backends.postgres_server.connect(database)
     begin = clock.now()
     moments = [begin + timedelta(microseconds=seq) for seq in range(ENTRIES)]
     events = [event(tenant_id, number) for number in range(1, ENTRIES + 1)]
-    await write(connection, tenant_id, events, moments)
-    await connection.close()
+    async with superuser_of(backends, database) as connection:
+        await write(connection, tenant_id, events, moments)
 
 
 async def write(
@@ -101,25 +100,24 @@ async def test_numbers_of_months_that_had_left_are_counted_with_those_that_are_t
     database = f"numbers_{uuid.uuid4().hex[:12]}"
     backends.create_database(database)
     await migrate(backends, database, "0005")
-    connection = await backends.postgres_server.connect(database)
-    tenant, now = uuid.uuid4(), clock.now()
-    await write(connection, str(tenant), [event(str(tenant), number) for number in (31, 32, 34)], [now] * 3)
-    manifests = [  # each says what had come until its end; entries of the last are still in the log
-        ("2024-01-01", 0, 20, {"projects": [[1, 12]], "auth": [[1, 8]]}, "retired"),
-        ("2024-02-01", 20, 41, {"projects": [[1, 30]], "auth": [[1, 8], [10, 11]], "audit": [[1, 1]]}, "retired"),
-        ("2024-03-01", 41, 42, {"projects": [[1, 31]], "auth": [[1, 8], [10, 11]], "audit": [[1, 1]]}, "archived"),
-    ]
-    for month, begin, end, sources, state in manifests:
-        await connection.execute(
-            "INSERT INTO audits.manifests (tenant_id, month, begin_seq, end_seq, last_leaf, manifest_seq, event_id,"
-            " sources, state) VALUES ($1, $2::text::date, $3, $4, sha256(''), $4, uuidv7(), $5::text::jsonb, $6)",
-            tenant, month, begin, end, json.dumps(sources), state,
-        )  # fmt: skip
-    await migrate(backends, database, "head")
-    counted = await connection.fetch("SELECT source, events, last_seq FROM audits.sources ORDER BY source")
-    assert [tuple(row) for row in counted] == [("auth", 10, 11), ("projects", 33, 34)]
-    assert await connection.fetchval("SELECT count(*) FROM audits.emitters") == 2
-    await connection.close()
+    async with superuser_of(backends, database) as connection:
+        tenant, now = uuid.uuid4(), clock.now()
+        await write(connection, str(tenant), [event(str(tenant), number) for number in (31, 32, 34)], [now] * 3)
+        manifests = [  # each says what had come until its end; entries of the last are still in the log
+            ("2024-01-01", 0, 20, {"projects": [[1, 12]], "auth": [[1, 8]]}, "retired"),
+            ("2024-02-01", 20, 41, {"projects": [[1, 30]], "auth": [[1, 8], [10, 11]], "audit": [[1, 1]]}, "retired"),
+            ("2024-03-01", 41, 42, {"projects": [[1, 31]], "auth": [[1, 8], [10, 11]], "audit": [[1, 1]]}, "archived"),
+        ]
+        for month, begin, end, sources, state in manifests:
+            await connection.execute(
+                "INSERT INTO audits.manifests (tenant_id, month, begin_seq, end_seq, last_leaf, manifest_seq, event_id,"
+                " sources, state) VALUES ($1, $2::text::date, $3, $4, sha256(''), $4, uuidv7(), $5::text::jsonb, $6)",
+                tenant, month, begin, end, json.dumps(sources), state,
+            )  # fmt: skip
+        await migrate(backends, database, "head")
+        counted = await connection.fetch("SELECT source, events, last_seq FROM audits.sources ORDER BY source")
+        assert [tuple(row) for row in counted] == [("auth", 10, 11), ("projects", 33, 34)]
+        assert await connection.fetchval("SELECT count(*) FROM audits.emitters") == 2
 
 
 async def test_a_log_of_the_first_version_is_kept(suite: Suite, backends: Backends, tmp_path: Path) -> None:
@@ -138,12 +136,9 @@ async def test_a_log_of_the_first_version_is_kept(suite: Suite, backends: Backen
         await log.grow(3)
         result = await log.verify()
         assert (result.verdict, result.total) == (pb.LOG_VERDICT_OK, ENTRIES + 3), result.finding
-        connection = await backends.postgres_server.connect(database)
-        counted = await connection.fetch("SELECT source, events, last_seq, missing_time FROM audits.sources")
-        assert [tuple(row) for row in counted] == [("projects", ENTRIES + 3, ENTRIES + 3, None)]
-        assert await connection.fetchval("SELECT seen_time IS NOT NULL FROM audits.emitters")
-        names = await connection.fetchval(
-            "SELECT count(DISTINCT payload ->> 'name') FROM audits.audit_log WHERE tenant_id = $1", uuid.UUID(tenant_id)
-        )
-        await connection.close()
-        assert names == ENTRIES + 3
+        async with superuser_of(backends, database) as connection:
+            counted = await connection.fetch("SELECT source, events, last_seq, missing_time FROM audits.sources")
+            assert [tuple(row) for row in counted] == [("projects", ENTRIES + 3, ENTRIES + 3, None)]
+            assert await connection.fetchval("SELECT seen_time IS NOT NULL FROM audits.emitters")
+            distinct = "SELECT count(DISTINCT payload ->> 'name') FROM audits.audit_log WHERE tenant_id = $1"
+            assert await connection.fetchval(distinct, uuid.UUID(tenant_id)) == ENTRIES + 3

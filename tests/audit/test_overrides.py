@@ -2,7 +2,8 @@
 
 import base64
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,14 @@ from services.audit.signers import Signer
 from services.audit.verifier import Anchors
 from services.cli.stack.backends import Backends
 from tests.audit.events import log_of, processes
-from tests.audit.intruders import Intruder, Place, place
+from tests.audit.intruders import Intruder, Place
 from tests.audit.test_anchored_attacks import INCOMPLETE, OK, TAMPERED, backup, checkpoint_in, lines_of, system_log
 from tests.audit.test_migrations import migrate
-from tests.suite import Suite
+from tests.suite import Suite, superuser_of
 from triptych.audit.v1 import audit_service_pb2 as pb
 from triptych.common.v1.role_pb2 import Role
 
 UNANCHORED = pb.LOG_VERDICT_UNANCHORED
-
-
-@pytest.fixture
-async def there(suite: Suite, tmp_path: Path) -> AsyncIterator[Place]:
-    """An installation of one's own, with ten entries."""
-    async with place(suite, tmp_path / "there") as made:
-        yield made
 
 
 def token_of(refusal: BaseException) -> str:
@@ -52,18 +46,41 @@ async def serve(there: Place, copy: str) -> None:
     there.log.count = 10  # the emitter repeats what is gone
 
 
-async def connected(there: Place) -> Intruder:
-    connection = await there.suite.backends.postgres_server.connect(there.database)
-    return Intruder(connection, there.log.tenant_id)
+async def lose(there: Place) -> str:
+    """Lose the last five of fifteen entries, as an older backup does; give the token that accepts it."""
+    copy = await backup(there, "old")
+    await there.log.grow(5)
+    await there.expect(OK)
+    await serve(there, copy)
+    return await refused(there)
+
+
+async def refused_anew(there: Place, **changes: object) -> str:
+    """Stop the service, and give the token that the refusal of its next start names."""
+    await there.suite.runtimes.pop("audit").stop()
+    return await refused(there, **changes)
+
+
+@asynccontextmanager
+async def connected(there: Place) -> AsyncIterator[Intruder]:
+    async with superuser_of(there.suite.backends, there.database) as connection:
+        yield Intruder(connection, there.log.tenant_id)
+
+
+@contextmanager
+def unable_to_sign(there: Place) -> Iterator[None]:
+    """The witness answers what it signed, and cannot sign."""
+    key = there.folder / "witness" / "key"
+    hidden = key.rename(key.with_name("hidden"))
+    key.mkdir()
+    yield
+    key.rmdir()
+    hidden.rename(key)
 
 
 async def test_a_token_is_good_for_one_rollback_and_not_for_the_next(there: Place) -> None:
-    old = await backup(there, "old")
     again = await backup(there, "again")
-    await there.log.grow(5)
-    await there.expect(OK)
-    await serve(there, old)
-    token = await refused(there)
+    token = await lose(there)
     await there.start(accept_broken_anchor=token)
     await there.log.grow(2)
     await there.expect(OK)
@@ -77,77 +94,75 @@ async def test_a_token_is_good_for_one_rollback_and_not_for_the_next(there: Plac
 
 
 async def test_a_token_is_good_for_no_other_state_of_the_database(there: Place) -> None:
-    copy = await backup(there, "old")
-    await there.log.grow(5)
-    await there.expect(OK)
-    await serve(there, copy)
-    token = await refused(there)
-    intruder = await connected(there)
-    await intruder.rewind(7)
-    await intruder.connection.close()
+    token = await lose(there)
+    async with connected(there) as intruder:
+        await intruder.rewind(7)
     other = await refused(there, accept_broken_anchor=token)
     assert other != token
     await there.start(accept_broken_anchor=other)
 
 
 async def test_what_was_accepted_is_kept_with_the_state_that_it_was_accepted_in(there: Place) -> None:
-    copy = await backup(there, "old")
-    await there.log.grow(5)
-    await there.expect(OK)
-    await serve(there, copy)
-    token = await refused(there)
+    token = await lose(there)
     await there.start(accept_broken_anchor=token)
-    intruder = await connected(there)
-    (row,) = await intruder.connection.fetch("SELECT * FROM audits.overrides")
+    async with connected(there) as intruder:
+        (row,) = await intruder.connection.fetch("SELECT * FROM audits.overrides")
+        for statement in ("UPDATE audits.overrides SET epoch = 1", "DELETE FROM audits.overrides"):
+            with pytest.raises(Exception, match="only grows"):
+                await intruder.connection.execute(statement)
     assert (row["number"], row["token"], row["epoch"]) == (1, token, 2)
     assert row["follows"].endswith(f" {token}")
     assert f"{row['super_size']} {row['super_root'].hex()}" in row["state"]
     (entry,) = await system_log(there, ACCEPTED)
     assert entry.event.event_id == str(row["event_id"])
     assert entry.event.payload["super_size"] == row["super_size"]
-    for statement in ("UPDATE audits.overrides SET epoch = 1", "DELETE FROM audits.overrides"):
-        with pytest.raises(Exception, match="only grows"):
-            await intruder.connection.execute(statement)
-    await intruder.connection.close()
 
 
 async def test_nothing_is_served_before_the_witness_has_signed_what_follows(there: Place) -> None:
-    copy = await backup(there, "old")
-    await there.log.grow(5)
-    await there.expect(OK)
-    await serve(there, copy)
-    token = await refused(there)
-    key = there.folder / "witness" / "key"
-    hidden = key.rename(key.with_name("hidden"))
-    key.mkdir()  # it answers what it signed, and cannot sign
-    with pytest.raises(AnchorBroken, match="not served before the witness has signed"):
-        await there.start(accept_broken_anchor=token)
-    with pytest.raises(AnchorBroken, match="not served before the witness has signed"):
-        await there.start()  # nor without the setting: it is recorded, and nobody has signed
-    key.rmdir()
-    hidden.rename(key)
+    token = await lose(there)
+    with unable_to_sign(there):
+        with pytest.raises(AnchorBroken, match="not served before the witness has signed"):
+            await there.start(accept_broken_anchor=token)
+        with pytest.raises(AnchorBroken, match="not served before the witness has signed"):
+            await there.start()  # nor without the setting: it is recorded, and nobody has signed
     await there.start()
     result = await there.expect(OK)
     assert (result.super_checkpoint.log_id, len(result.cosignatures)) == ("super/2", 1)
     assert len(await system_log(there, ACCEPTED)) == 1
 
 
+@pytest.mark.parametrize("broken", ["super-log", "log"])
+async def test_nothing_is_served_while_the_witness_refuses_what_follows(there: Place, broken: str) -> None:
+    if broken == "log":
+        token = await cut(there, 7)
+    else:
+        copy = await backup(there, "old")
+        await there.log.grow(5)
+        await there.expect(OK)
+        await serve(there, copy)
+        token = await refused(there)
+    keys = there.folder / "witness" / "log_keys"
+    known = keys.read_text()
+    keys.write_text(f"{base64.b64encode(bytes(32)).decode()}\n")  # of a log that it does not know
+    for changes in ({"accept_broken_anchor": token}, {}):  # nor without the setting: nobody has signed meanwhile
+        with pytest.raises(AnchorBroken, match="not served before the witness has signed") as caught:
+            await there.start(**changes)
+        assert f"add the new one to {keys}" in str(caught.value)
+    keys.write_text(known)
+    await there.start()
+    there.log.count = 7 if broken == "log" else 10
+    await there.log.grow(5, action="projects.project.archive")
+    result = await there.expect(OK)
+    assert len(result.cosignatures) == 1
+    assert len(await system_log(there, ACCEPTED)) == 1
+
+
 async def test_what_is_lost_after_it_was_accepted_and_before_it_was_witnessed_is_another_break(there: Place) -> None:
-    copy = await backup(there, "old")
-    await there.log.grow(5)
-    await there.expect(OK)
-    await serve(there, copy)
-    token = await refused(there)
-    key = there.folder / "witness" / "key"
-    hidden = key.rename(key.with_name("hidden"))
-    key.mkdir()
-    with pytest.raises(AnchorBroken, match="not served before"):
+    token = await lose(there)
+    with unable_to_sign(there), pytest.raises(AnchorBroken, match="not served before"):
         await there.start(accept_broken_anchor=token)
-    key.rmdir()
-    hidden.rename(key)
-    intruder = await connected(there)
-    await intruder.forget_heads()
-    await intruder.connection.close()
+    async with connected(there) as intruder:
+        await intruder.forget_heads()
     other = await refused(there, accept_broken_anchor=token)
     assert other not in ("", token)
     await there.start(accept_broken_anchor=other)
@@ -175,11 +190,7 @@ async def test_a_later_super_log_names_what_the_witness_signed_of_the_one_before
 
 
 async def test_processes_agree_which_super_log_it_is(there: Place) -> None:
-    copy = await backup(there, "old")
-    await there.log.grow(5)
-    await there.expect(OK)
-    await serve(there, copy)
-    token = await refused(there)
+    token = await lose(there)
     await there.start(accept_broken_anchor=token)
     async with processes(there.suite, there.folder, "audit", database=there.database) as other:
         rival = await log_of(other, other.person(Role.ROLE_ADMIN))
@@ -195,8 +206,7 @@ async def test_processes_agree_which_super_log_it_is(there: Place) -> None:
 async def cut(there: Place, size: int) -> str:
     """Cut the log and give the token that accepts it."""
     await there.intruder.rewind(size)
-    await there.suite.runtimes.pop("audit").stop()
-    return await refused(there)
+    return await refused_anew(there)
 
 
 async def test_a_log_that_was_cut_says_so_and_is_signed_again_when_it_has_outgrown_what_is_gone(there: Place) -> None:
@@ -229,8 +239,7 @@ async def test_a_log_that_was_cut_with_all_its_checkpoints_must_begin_with_what_
     await there.expect(OK)  # ten are listed, and twelve
     await there.intruder.rewind(11)
     await there.intruder.rewrite(4)
-    await there.suite.runtimes.pop("audit").stop()
-    token = await refused(there)
+    token = await refused_anew(there)
     await there.start(accept_broken_anchor=token)
     there.log.count = 11
     await there.log.grow(3, action="projects.project.archive")
@@ -255,8 +264,7 @@ async def test_a_log_that_is_cut_once_more_is_another_break(there: Place) -> Non
     token = await cut(there, 7)
     await there.start(accept_broken_anchor=token)
     await there.intruder.rewind(5)
-    await there.suite.runtimes.pop("audit").stop()
-    other = await refused(there, accept_broken_anchor=token)
+    other = await refused_anew(there, accept_broken_anchor=token)
     assert other not in ("", token)
     await there.start(accept_broken_anchor=other)
     there.log.count = 5
@@ -307,15 +315,15 @@ async def test_a_super_log_that_was_begun_by_an_earlier_version_goes_on(
     database = f"{suite.database}_earlier"
     backends.create_database(database)
     await migrate(backends, database, "0004")
-    connection = await backends.postgres_server.connect(database)
     note = f"{verifier.ORIGIN}/super/2\n7\n{base64.b64encode(bytes(32)).decode()}\n2026-03-01T12:01:01Z\n"
-    await connection.execute(
-        "INSERT INTO audits.checkpoints (tenant_id, size, root, note, signature, key_version, public_key, sign_time)"
-        " VALUES ('ffffffff-ffff-ffff-ffff-ffffffffffff', 7, $1, $2, $3, 1, $1, now())",
-        bytes(32), note, bytes(64),
-    )  # fmt: skip
-    await migrate(backends, database, "head")
-    row = await connection.fetchrow("SELECT number, epoch, follows, super_size FROM audits.overrides")
-    await connection.close()
+    async with superuser_of(backends, database) as connection:
+        await connection.execute(
+            "INSERT INTO audits.checkpoints"
+            " (tenant_id, size, root, note, signature, key_version, public_key, sign_time)"
+            " VALUES ('ffffffff-ffff-ffff-ffff-ffffffffffff', 7, $1, $2, $3, 1, $1, now())",
+            bytes(32), note, bytes(64),
+        )  # fmt: skip
+        await migrate(backends, database, "head")
+        row = await connection.fetchrow("SELECT number, epoch, follows, super_size FROM audits.overrides")
     assert row is not None
     assert dict(row) == {"number": 1, "epoch": 2, "follows": "", "super_size": 7}

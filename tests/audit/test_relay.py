@@ -1,6 +1,5 @@
 """From another service's outbox into the log: exactly once, in order, with receipts, across a stop of audit."""
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import asyncpg
 from services.cli.stack.backends import Backends
 from tests.audit.events import log_of, processes
 from tests.conftest import copy_database
-from tests.suite import Person, Suite
+from tests.patience import eventually
+from tests.suite import Person, Suite, superuser_of
 from triptych.audit.v1 import audit_service_pb2 as pb
 from triptych.common.v1.role_pb2 import Role
 from triptych.projects.v1 import project_service_pb2
@@ -25,16 +25,11 @@ async def create(person: Person, begin: int, end: int) -> None:
 
 async def delivered(connection: asyncpg.Connection, tenant_id: str, count: int) -> list[asyncpg.Record]:
     """Wait until the outbox has receipts of all events of a tenant."""
-    async with asyncio.timeout(30):
-        while True:
-            rows = await connection.fetch(
-                "SELECT event_id, source_seq, log_seq, log_leaf FROM projects.outbox"
-                " WHERE tenant_id = $1 AND deliver_time IS NOT NULL ORDER BY source_seq",
-                tenant_id,
-            )
-            if len(rows) == count:
-                return rows
-            await asyncio.sleep(0.1)
+    receipts = (
+        "SELECT event_id, source_seq, log_seq, log_leaf FROM projects.outbox"
+        " WHERE tenant_id = $1 AND deliver_time IS NOT NULL ORDER BY source_seq"
+    )
+    return await eventually(lambda: connection.fetch(receipts, tenant_id), lambda rows: len(rows) == count)
 
 
 async def test_what_services_did_is_in_the_log_once_though_audit_was_down(
@@ -42,9 +37,11 @@ async def test_what_services_did_is_in_the_log_once_though_audit_was_down(
 ) -> None:
     database = f"{suite.database}_relay"
     copy_database(backends, database)
-    async with processes(suite, tmp_path, "projects", "audit", database=database) as own:
+    async with (
+        processes(suite, tmp_path, "projects", "audit", database=database) as own,
+        superuser_of(backends, database) as connection,
+    ):
         person = own.person(Role.ROLE_ADMIN)
-        connection = await backends.postgres_server.connect(database)
         await create(person, 0, 3)
         await delivered(connection, person.tenant_id, 3)
 
@@ -53,7 +50,6 @@ async def test_what_services_did_is_in_the_log_once_though_audit_was_down(
         await create(person, 3, 8)
         await own.start("audit", listen=address)
         rows = await delivered(connection, person.tenant_id, 8)
-        await connection.close()
 
         assert [row["source_seq"] for row in rows] == list(range(1, 9))
         log = await log_of(own, person)
@@ -72,9 +68,11 @@ async def test_an_event_that_the_log_never_takes_does_not_stop_the_others(
 ) -> None:
     database = f"{suite.database}_poison"
     copy_database(backends, database)
-    async with processes(suite, tmp_path, "projects", "audit", database=database) as own:
+    async with (
+        processes(suite, tmp_path, "projects", "audit", database=database) as own,
+        superuser_of(backends, database) as connection,
+    ):
         person = own.person(Role.ROLE_ADMIN)
-        connection = await backends.postgres_server.connect(database)
         poison = await connection.fetchval(
             "INSERT INTO projects.outbox (tenant_id, entity, action, actor_kind, actor_id, payload, correlation_id)"
             " VALUES ($1, 'project:x', 'projects.project.update', 'user', $2, '{\"ratio\": 0.5}', 'c')"
@@ -85,7 +83,6 @@ async def test_an_event_that_the_log_never_takes_does_not_stop_the_others(
         await create(person, 0, 3)
         await delivered(connection, person.tenant_id, 4)
         payload = await connection.fetchval("SELECT payload FROM projects.outbox WHERE event_id = $1", poison)
-        await connection.close()
         assert json.loads(payload).keys() == {"refused", "details_sha256"}
         log = await log_of(own, person)
         entries = (await log.reader.ListEvents(pb.ListEventsRequest())).entries

@@ -19,7 +19,9 @@ from services.cli.stack import settings
 from services.cli.stack.backends import Backends
 from tests.audit.events import Log
 from tests.audit.months import Past, public_key
-from tests.audit.test_kills import ROOT, eventually
+from tests.audit.test_kills import ROOT
+from tests.patience import SECONDS, eventually, many_rounds
+from tests.suite import superuser_of
 from triptych.audit.v1 import audit_service_pb2 as pb
 
 COMMITTED = "db.Transaction.committed"
@@ -76,15 +78,32 @@ class Process:
             return process.poll() is not None
 
         try:
-            await eventually(over, self.said)
+            await eventually(over, explain=self.said)
             assert process.returncode == -9, self.said()
         finally:
-            process.kill()
-            process.wait()
+            await kill(process)
+
+    async def goes_through(self, then: Past) -> None:
+        """Let it finish what it was killed at."""
+        last = self.start()
+        try:
+            await eventually(lambda: gone(then), explain=self.said)
+        finally:
+            last.terminate()
+            try:
+                await asyncio.to_thread(last.wait, SECONDS)
+            finally:
+                await kill(last)
 
     def said(self) -> str:
         """Give the end of its log."""
         return self._log.read_text()[-3000:]
+
+
+async def kill(process: "subprocess.Popen[bytes]") -> None:
+    """End it, if it still runs."""
+    process.kill()
+    await asyncio.to_thread(process.wait, SECONDS)
 
 
 async def sign(then: Past) -> None:
@@ -135,6 +154,7 @@ async def is_proven(log: Log) -> None:
         )
 
 
+@many_rounds
 async def test_whoever_is_killed_at_any_step_of_a_retirement_goes_on_and_loses_nothing(
     then: Past, tmp_path: Path
 ) -> None:
@@ -144,12 +164,7 @@ async def test_whoever_is_killed_at_any_step_of_a_retirement_goes_on_and_loses_n
         await process.ends(process.start(*steps))
         await sign(then)
         await nothing_is_lost(then)
-    last = process.start()
-    try:
-        await eventually(lambda: gone(then), process.said)
-    finally:
-        last.terminate()
-        last.wait()
+    await process.goes_through(then)
     await sign(then)
     await nothing_is_lost(then)
     await is_proven(then.log)
@@ -185,23 +200,18 @@ async def test_whoever_is_killed_while_detaching_waits_leaves_the_month_in_the_l
     process = Process(then, tmp_path)
     await process.ends(process.start("retirements.Retirements._covering"))
     await sign(then)
-    reader = await backends.postgres_server.connect(then.log.suite.database)
-    reading = reader.transaction()
-    await reading.start()
-    await reader.execute("SELECT 1 FROM audits.audit_log LIMIT 1")  # detaching has to wait for it
     waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%detach_month%'"
 
     async def waiting() -> bool:
         return bool(await then.superuser.fetchval(waits))
 
-    stuck = process.start()
-    try:
-        await eventually(waiting, process.said)
-    finally:
-        stuck.kill()
-        stuck.wait()
-    await reading.rollback()
-    await reader.close()
+    async with superuser_of(backends, then.log.suite.database) as reader, reader.transaction():
+        await reader.execute("SELECT 1 FROM audits.audit_log LIMIT 1")  # detaching has to wait for it
+        stuck = process.start()
+        try:
+            await eventually(waiting, explain=process.said)
+        finally:
+            await kill(stuck)
 
     async def quiet() -> bool:
         return not await then.superuser.fetchval(waits)
@@ -210,11 +220,6 @@ async def test_whoever_is_killed_while_detaching_waits_leaves_the_month_in_the_l
     await sign(then)
     await nothing_is_lost(then)
     assert not await gone(then)
-    last = process.start()
-    try:
-        await eventually(lambda: gone(then), process.said)
-    finally:
-        last.terminate()
-        await asyncio.to_thread(last.wait)
+    await process.goes_through(then)
     await sign(then)
     await nothing_is_lost(then)

@@ -18,10 +18,10 @@ from services.audit import guards
 from services.cli.stack import databases
 from services.cli.stack.backends import Backends
 from services.kit import migrations
-from tests.audit.intruders import Place, place
+from tests.audit.intruders import Place
 from tests.audit.test_anchored_attacks import system_log
 from tests.audit.test_migrations import migrate
-from tests.suite import Suite
+from tests.suite import Suite, superuser_of
 
 OWNER, MIGRATOR = "triptych_audits_owner", "triptych_migrator"
 DENIED = asyncpg.InsufficientPrivilegeError
@@ -38,13 +38,6 @@ down_revision = "{before}"
 def upgrade() -> None:
     op.execute("ALTER TABLE guard_states ADD COLUMN remark text")
 '''
-
-
-@pytest.fixture
-async def there(suite: Suite, tmp_path: Path) -> AsyncIterator[Place]:
-    """An installation with ten entries, whose schema is sealed."""
-    async with place(suite, tmp_path) as found:
-        yield found
 
 
 @pytest.fixture
@@ -249,15 +242,14 @@ async def unsealed(suite: Suite, backends: Backends) -> AsyncIterator[asyncpg.Co
     """A superuser in a database of the third revision that no event trigger ever guarded."""
     database = f"{suite.database}_unsealed"
     backends.create_database(database)
-    connection = await backends.postgres_server.connect(database)
-    await connection.execute("SET event_triggers = off")
-    for name in ("halt", "keep", "hold", "preserve"):
-        await connection.execute(f"DROP EVENT TRIGGER triptych_{name}")
-    await connection.execute("DROP SCHEMA triptych_guards CASCADE")
-    await migrate(backends, database, "0003")
-    await connection.execute("SET event_triggers = on")
-    yield connection
-    await connection.close()
+    async with superuser_of(backends, database) as connection:
+        await connection.execute("SET event_triggers = off")
+        for name in ("halt", "keep", "hold", "preserve"):
+            await connection.execute(f"DROP EVENT TRIGGER triptych_{name}")
+        await connection.execute("DROP SCHEMA triptych_guards CASCADE")
+        await migrate(backends, database, "0003")
+        await connection.execute("SET event_triggers = on")
+        yield connection
 
 
 async def test_an_installation_from_before_the_seal_is_sealed_by_its_next_migration(

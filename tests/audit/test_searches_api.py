@@ -14,6 +14,7 @@ from services.audit import searches, selections, sheets, verifier
 from services.audit.verifier import Anchors, includes, leaf_hash
 from services.kit import faults
 from tests.audit.events import Log, event, every
+from tests.patience import eventually
 from triptych.audit.v1 import audit_service_pb2 as pb
 from triptych.audit.v1.audit_service_pb2_grpc import AuditServiceStub
 from triptych.audit.v1.filter_pb2 import EventFilter
@@ -397,9 +398,7 @@ async def test_reads_that_hang_do_not_keep_events_out(log: Log) -> None:
             await blocker.execute("LOCK TABLE audits.openings IN ACCESS EXCLUSIVE MODE")  # which all lists read
             hanging += [asyncio.create_task(found(log)) for _ in range(20)]
             waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'audits.openings'::regclass"
-            async with asyncio.timeout(10):
-                while await blocker.fetchval(waiting) < 2:
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: blocker.fetchval(waiting), lambda count: count >= 2)
             (receipt,) = await log.grow(1)
             assert receipt.seq == 1
     finally:

@@ -20,12 +20,13 @@ from services.audit.verifier import Anchors, Checkpoint
 from services.cli.audit import audit
 from services.cli.stack import checks, databases
 from services.cli.stack.backends import Backends
-from services.kit import clock, faults, heartbeats, outbox
+from services.kit import clock, faults, heartbeats, relays
 from services.kit.access import SYSTEM_TENANT
 from services.kit.server import Runtime
 from tests.audit.events import Log, event, log_of
 from tests.audit.intruders import Intruder, Place, place
 from tests.audit.test_relay import create, delivered
+from tests.patience import eventually, until
 from tests.suite import Person, Suite
 from triptych.audit.v1 import audit_service_pb2 as audit_pb, source_service_pb2 as pb
 from triptych.audit.v1.source_service_pb2_grpc import SourceServiceStub
@@ -83,10 +84,8 @@ async def test_what_was_given_a_number_and_removed_at_the_end_is_missed(there: I
     await there.suite.runtimes.pop("audit").stop()
     await create(there.person, 2, 4)
     tenant = uuid.UUID(there.person.tenant_id)
-    async with asyncio.timeout(30):
-        numbered = "SELECT count(*) FROM projects.outbox WHERE tenant_id = $1 AND source_seq > 2"
-        while await there.superuser.fetchval(numbered, tenant) < 2:
-            await asyncio.sleep(0.05)
+    numbered = "SELECT count(*) FROM projects.outbox WHERE tenant_id = $1 AND source_seq > 2"
+    await eventually(lambda: there.superuser.fetchval(numbered, tenant), lambda count: count == 2)
     await there.suite.runtimes.pop("projects").stop()  # it may have all of them in its hands
     await there.superuser.execute("DELETE FROM projects.outbox WHERE tenant_id = $1 AND source_seq = 4", tenant)
     await there.suite.start("audit", "projects")
@@ -274,14 +273,16 @@ async def test_nobody_in_the_service_can_change_what_is_kept(
         host="127.0.0.1", port=backends.postgres.port, user=user, password=backends.password(user),
         database=there.there.database,
     )  # fmt: skip
-    await connection.execute(f"SET app.tenant = '{there.person.tenant_id}'")
-    assert await connection.fetchval("SELECT count(*) FROM audit_checkpoints") == 1
-    for statement in ("DELETE FROM audit_checkpoints", "UPDATE audit_checkpoints SET size = 2"):
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.execute(statement)
-    await connection.execute(f"SET app.tenant = '{uuid.uuid4()}'")
-    assert await connection.fetchval("SELECT count(*) FROM audit_checkpoints") == (1 if role == "relay" else 0)
-    await connection.close()
+    try:
+        await connection.execute(f"SET app.tenant = '{there.person.tenant_id}'")
+        assert await connection.fetchval("SELECT count(*) FROM audit_checkpoints") == 1
+        for statement in ("DELETE FROM audit_checkpoints", "UPDATE audit_checkpoints SET size = 2"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+        await connection.execute(f"SET app.tenant = '{uuid.uuid4()}'")
+        assert await connection.fetchval("SELECT count(*) FROM audit_checkpoints") == (1 if role == "relay" else 0)
+    finally:
+        await connection.close()
 
 
 async def test_10_a_rewound_log_lacks_what_an_emitter_has_a_signature_over(there: Installation, tmp_path: Path) -> None:
@@ -353,7 +354,7 @@ async def test_a_place_that_is_given_again_is_said(
     there: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(outbox._log, "error", lambda text, **_: said.append(text))
+    monkeypatch.setattr(relays._log, "error", lambda text, **_: said.append(text))
     await emitted(there, 3)
     await there.superuser.execute(
         "UPDATE projects.outbox SET deliver_time = NULL WHERE tenant_id = $1 AND source_seq = 2",
@@ -363,7 +364,5 @@ async def test_a_place_that_is_given_again_is_said(
     assert said == []
     await set_back(there, 2, tmp_path / "another witness")
     await create(there.person, 3, 4)
-    async with asyncio.timeout(30):
-        while not said:
-            await asyncio.sleep(0.05)
+    await until(lambda: said)
     assert said == ["audit gave places again that it had given: a log was set back"]

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from services.audit import merkle, verifier
 from services.audit.verifier import Anchors, Checkpoint, Frontier, compose_note, leaf_hash, verify
 from services.cli.audit import audit
+from tests.patience import SECONDS
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -197,8 +198,9 @@ def test_the_file_runs_alone_and_its_exit_code_is_the_answer(files: dict[str, Pa
         ([files["ok"], "--public-key", "x"], verifier.MISUSED, ""),
     ):
         done = subprocess.run(
-            [sys.executable, "-I", str(program), *map(str, arguments)], capture_output=True, text=True, check=False
-        )
+            [sys.executable, "-I", str(program), *map(str, arguments)],
+            capture_output=True, text=True, check=False, timeout=SECONDS,
+        )  # fmt: skip
         assert (done.returncode, done.stdout.startswith(begin)) == (code, True), done
 
 

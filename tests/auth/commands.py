@@ -5,6 +5,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from tests.patience import output
+
 
 @dataclass(frozen=True)
 class Done:
@@ -21,5 +23,5 @@ async def run(command: str, *arguments: str, given: str = "") -> Done:
         sys.executable, "-W", "ignore", "-m", "services.cli.main", command, *arguments,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
-    output, errors = await process.communicate(given.encode())
-    return Done(process.returncode or 0, output.decode(), errors.decode())
+    said, complained = await output(process, given.encode())
+    return Done(process.returncode or 0, said.decode(), complained.decode())

@@ -22,6 +22,12 @@ async def admin(people: People) -> Somebody:
 
 
 @pytest.fixture
+async def somebody(people: People, admin: Somebody) -> Somebody:
+    """A user of the admin's tenant."""
+    return await people.join(await admin.invite())
+
+
+@pytest.fixture
 def home(people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home whose auth service is that of the tests."""
     runtime = people.suite.runtimes["auth"]

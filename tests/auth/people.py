@@ -1,6 +1,5 @@
 """Real people of the auth service: invited, registered, verified, logged in over the wire; and their mails."""
 
-import asyncio
 import email
 import re
 import uuid
@@ -19,7 +18,8 @@ import grpc
 from services.auth import bootstrap
 from services.auth.blocklists import has
 from services.kit.clients import adding, interceptors
-from tests.suite import Suite
+from tests.patience import SECONDS, until
+from tests.suite import Suite, superuser_of
 from triptych.auth.v1 import auth_service_pb2 as pb, invitation_service_pb2 as invitation_pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from triptych.auth.v1.invitation_pb2 import Invitation
@@ -110,10 +110,8 @@ class People:
 
     async def mails(self, address: str, subject: str, count: int = 1) -> list[EmailMessage]:
         """Give the mails to an address, oldest first, when so many have come."""
-        async with asyncio.timeout(10):
-            while len(found := self.mailed(address, subject)) < count:
-                await asyncio.sleep(0.01)
-        return found
+        await until(lambda: len(self.mailed(address, subject)) >= count)
+        return self.mailed(address, subject)
 
     def mailed(self, address: str, subject: str = "") -> list[EmailMessage]:
         """Give the mails to an address that have come by now, oldest first."""
@@ -128,7 +126,7 @@ class People:
         """Run one more server; its mails have all left when it has stopped."""
 
         def outfit(details: Any, _: Any) -> grpc.aio.ClientCallDetails:
-            return adding(details, metadata=metadata, timeout=details.timeout or 30)
+            return adding(details, metadata=metadata, timeout=details.timeout or SECONDS)
 
         runtime = await self.suite.launch("auth", **changes)
         try:
@@ -164,9 +162,6 @@ class People:
     @asynccontextmanager
     async def database(self) -> AsyncIterator[asyncpg.Connection]:
         """Connect as the superuser, to see what the service cannot show, and to turn clocks back."""
-        connection = await self.suite.backends.postgres_server.connect(self.suite.database)
-        try:
+        async with superuser_of(self.suite.backends, self.suite.database) as connection:
             await connection.execute("SET search_path TO auth")
             yield connection
-        finally:
-            await connection.close()

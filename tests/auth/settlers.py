@@ -1,6 +1,5 @@
 """People of a tenant, put straight into the database: for tests that need many, and no passwords."""
 
-import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -10,6 +9,7 @@ import grpc
 
 from services.kit import faults
 from tests.auth.people import People
+from tests.patience import eventually
 from tests.suite import Person
 from triptych.common.v1.role_pb2 import Role
 
@@ -23,13 +23,15 @@ def patient(call: Callable[Given, Awaitable[Answer]]) -> Callable[Given, Awaitab
 
     @wraps(call)
     async def calling(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        while True:
+        async def attempt() -> tuple[Answer] | None:
             try:
-                return await call(*args, **kwargs)
+                return (await call(*args, **kwargs),)
             except faults.ResourceExhausted as fault:
                 if fault.reason != faults.ServerBusy.reason:
                     raise
-            await asyncio.sleep(0.1)
+            return None
+
+        return (await eventually(attempt))[0]
 
     return calling
 

@@ -7,6 +7,7 @@ import pytest
 from services.auth import addresses, devices
 from services.kit import faults
 from tests.auth.people import PASSWORD, People, Somebody
+from tests.auth.settlers import patient
 from triptych.auth.v1 import auth_service_pb2 as pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 
@@ -15,7 +16,7 @@ async def attempt(people: People, address: str, device_token: str = "", password
     """Log in and give the device's token; empty when it is refused."""
     request = pb.LoginRequest(email=address, password=password, device_token=device_token)
     try:
-        answer = await people.auth.Login(request)
+        answer = await patient(people.auth.Login)(request)
     except faults.Unauthenticated:
         return ""
     return answer.device_token

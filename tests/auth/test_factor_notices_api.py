@@ -8,10 +8,10 @@ from services.auth import addresses
 from services.auth.factors import FactorMissing
 from services.auth.logins import LoginFailed
 from services.auth.reauthentications import ReauthenticationRequired
-from services.kit import faults
 from tests.auth.authenticators import App, Passkey
 from tests.auth.holders import add_passkey, enroll
 from tests.auth.people import PASSWORD, People, Somebody
+from tests.refusals import reason
 from triptych.auth.v1 import auth_service_pb2 as pb, factor_service_pb2 as factor_pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from triptych.auth.v1.factor_service_pb2_grpc import FactorServiceStub
@@ -23,18 +23,6 @@ REMOVED = "A passkey was removed from your account"
 ON = "Codes from an authenticator app (TOTP) were turned on for your account"
 OFF = "Codes from an authenticator app (TOTP) were turned off for your account"
 CODES = "New recovery codes were made for your account, and the old ones have ended"
-
-
-@pytest.fixture
-async def somebody(people: People, admin: Somebody) -> Somebody:
-    return await people.join(await admin.invite())
-
-
-async def reason(call: Any) -> str:
-    """Give the reason of a failure."""
-    with pytest.raises(faults.Fault) as caught:
-        await call
-    return caught.value.reason
 
 
 async def change(somebody: Somebody, old: str = PASSWORD) -> pb.ChangePasswordResponse:

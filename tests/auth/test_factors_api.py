@@ -4,15 +4,13 @@ import asyncio
 import base64
 import uuid
 from collections import Counter
-from collections.abc import Awaitable
 from urllib.parse import parse_qs, urlsplit
-
-import pytest
 
 from services.kit import faults
 from tests.auth.authenticators import App, Passkey
 from tests.auth.holders import Holder, add_passkey, enroll
 from tests.auth.people import PASSWORD, People, Somebody
+from tests.refusals import reason
 from triptych.auth.v1 import auth_service_pb2 as pb, factor_service_pb2 as factor_pb
 from triptych.auth.v1.factor_service_pb2_grpc import FactorServiceStub
 
@@ -23,12 +21,6 @@ async def begin(somebody: Somebody) -> App:
     """Enroll and leave it unconfirmed."""
     await somebody.reauthenticate()
     return App((await somebody.stub(FactorServiceStub).EnrollTotp(factor_pb.EnrollTotpRequest())).secret)
-
-
-async def reason(call: Awaitable[object]) -> str:
-    with pytest.raises(faults.Fault) as caught:
-        await call
-    return caught.value.reason
 
 
 async def test_a_secret_has_160_bits_is_sealed_and_counts_from_its_confirmation_on(

@@ -1,6 +1,5 @@
 """What somebody hostile sends to methods about accounts, addresses and passwords; and flaws that others have had."""
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,7 +10,8 @@ from services.auth import addresses
 from services.auth.passwords import Passwords
 from services.kit import faults
 from tests.auth.people import PASSWORD, People, Somebody, code_in
-from tests.auth.test_registration_api import outcome
+from tests.patience import within
+from tests.refusals import outcome
 from triptych.auth.v1 import (
     auth_service_pb2 as pb,
     invitation_service_pb2 as invitation_pb,
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 NEW = "two herons, eight lamps, rain"
 RESET = "A new password"
 METHOD = "/triptych.auth.v1.AuthService/"
-
-
-@pytest.fixture
-async def somebody(people: People, admin: Somebody) -> Somebody:
-    return await people.join(await admin.invite())
 
 
 async def ask(auth: "AuthServiceAsyncStub", address: str) -> None:
@@ -166,9 +161,9 @@ async def test_hostile_34_asking_for_a_reset_does_not_look_whether_anybody_has_t
         async with database.transaction():
             await database.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
             for address in (somebody.email, people.address(), "not an address", "a\0b@example.com"):
-                await asyncio.wait_for(ask(auth, address), 5)
+                await within(ask(auth, address))
             resend = pb.ResendVerificationRequest(email=somebody.email)
-            await asyncio.wait_for(auth.ResendVerification(resend), 5)
+            await within(auth.ResendVerification(resend))
         await people.mail(somebody.email, RESET)
 
 

@@ -1,7 +1,7 @@
 """Attacks that go through several flows at once: what one of them ends must not go on in another."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,8 +12,10 @@ from services.kit import faults
 from tests.auth.authenticators import App, Passkey
 from tests.auth.holders import enroll
 from tests.auth.people import People, Somebody
-from tests.auth.test_revocations_api import until
 from tests.auth.test_session_api import age, refresh, refused
+from tests.auth.tokens import over
+from tests.patience import eventually
+from tests.refusals import reason
 from triptych.auth.v1 import (
     auth_service_pb2 as pb,
     factor_service_pb2 as factor_pb,
@@ -37,13 +39,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 async def victim(people: People, admin: Somebody) -> Somebody:
     return await people.join(await admin.invite())
-
-
-async def reason(call: Any) -> str:
-    """Give the reason of a failure."""
-    with pytest.raises(faults.Fault) as caught:
-        await call
-    return caught.value.reason
 
 
 async def end_sessions(somebody: Somebody) -> None:
@@ -155,15 +150,7 @@ async def log_out(somebody: Somebody) -> None:
 
 async def is_over(somebody: Somebody) -> None:
     """Wait until the access token is refused, and see that no other is given."""
-
-    async def told() -> bool:
-        try:
-            await sessions(somebody)
-        except faults.Unauthenticated as refusal:
-            return refusal.reason == faults.TokenInvalid.reason
-        return False
-
-    await until(told)
+    assert await over(lambda: sessions(somebody)) == faults.TokenInvalid.reason
     await refused(somebody.people, somebody.login.tokens.refresh_token)
 
 
@@ -254,6 +241,6 @@ async def test_a_switch_that_overtakes_the_end_of_its_session_leads_nowhere(vict
             await ending.execute(revoke, first.id)
             followers = await ending.fetch("SELECT * FROM sessions_following(ARRAY[$1::uuid])", first.id)
             overtaking = asyncio.create_task(switch(victim, there.tenant_id))
-            await until(waits)
+            await eventually(waits)
         assert await reason(overtaking) == "SESSION_INVALID"
     assert len(followers) == 1

@@ -16,7 +16,8 @@ from services.kit.db import Database
 from tests.auth.commands import Done, run
 from tests.auth.people import PASSWORD, People, Somebody
 from tests.conftest import copy_database
-from tests.suite import Suite
+from tests.patience import eventually
+from tests.suite import Suite, superuser_of
 from triptych.auth.v1 import tenant_service_pb2 as pb
 from triptych.auth.v1.tenant_pb2 import Tenant
 from triptych.auth.v1.tenant_service_pb2_grpc import TenantServiceStub
@@ -44,26 +45,23 @@ async def good(*arguments: str, given: str = "") -> Done:
     return done
 
 
-async def eventually(*arguments: str) -> Done:
+async def answered(*arguments: str) -> Done:
     """Run a command until it succeeds and gives something, as the log needs a moment to be signed."""
-    async with asyncio.timeout(60):
-        while True:
-            done = await run(*arguments)
-            if done.exit_code == 0 and done.output.strip() not in ("", "none"):
-                return done
-            await asyncio.sleep(0.2)
+    return await eventually(
+        lambda: run(*arguments), lambda done: done.exit_code == 0 and done.output.strip() not in ("", "none")
+    )
 
 
 async def test_the_operator_of_an_installation_reads_its_log(operator: Somebody, home: Path, tmp_path: Path) -> None:
     assert (operator.tenant_id, operator.login.user.role) == (SYSTEM_TENANT, Role.ROLE_ADMIN)
     assert f"admin  system ({SYSTEM_TENANT})" in (await good("whoami")).output
     where = ("--home", str(home))
-    found = await eventually("audit", "search", "--action", "auth.invitation.create", *where)
+    found = await answered("audit", "search", "--action", "auth.invitation.create", *where)
     assert "bootstrap" in found.output
-    listed = await eventually("audit", "sources", *where)
+    listed = await answered("audit", "sources", *where)
     assert any(line.split()[:2] == ["auth", "system"] for line in listed.output.splitlines()), listed.output
     file = tmp_path / "system.jsonl"
-    assert "of log system, signed" in (await eventually("audit", "export", str(file), *where)).output
+    assert "of log system, signed" in (await answered("audit", "export", str(file), *where)).output
     # What others did to this log here is not the question; whoever may not see it is told 64.
     assert (await run("audit", "verify", *where)).exit_code in EXIT_CODES.values()
     alone = await run("audit", "verify", str(file))  # without a key from elsewhere it is never ok
@@ -95,15 +93,16 @@ async def test_an_admin_of_a_tenant_is_sent_to_the_operator(operator: Somebody, 
 async def test_an_ordinary_tenant_that_has_the_slug_keeps_it(suite: Suite, tmp_path: Path) -> None:
     name = f"{suite.database}_slug"
     copy_database(suite.backends, name)
-    connection = await suite.backends.postgres_server.connect(name)
-    await connection.execute("INSERT INTO auth.tenants (slug, display_name) VALUES ('system', 'Ours')")
-    db = await Database.connect(Suite(suite.backends, name, tmp_path).settings("auth"), size=2)
-    codes = await asyncio.gather(*(bootstrap.invite_operator(db) for _ in range(2)))
-    assert all(code.startswith(f"tri_{'0' * 32}_") for code in codes)
-    slug = await connection.fetchval("SELECT slug FROM auth.tenants WHERE id = $1", SYSTEM_TENANT)
+    async with superuser_of(suite.backends, name) as connection:
+        await connection.execute("INSERT INTO auth.tenants (slug, display_name) VALUES ('system', 'Ours')")
+        db = await Database.connect(Suite(suite.backends, name, tmp_path).settings("auth"), size=2)
+        try:
+            codes = await asyncio.gather(*(bootstrap.invite_operator(db) for _ in range(2)))
+        finally:
+            await db.close()
+        assert all(code.startswith(f"tri_{'0' * 32}_") for code in codes)
+        slug = await connection.fetchval("SELECT slug FROM auth.tenants WHERE id = $1", SYSTEM_TENANT)
     assert slug == "installation"
-    await db.close()
-    await connection.close()
 
 
 @pytest.mark.parametrize("slug", sorted(RESERVED))

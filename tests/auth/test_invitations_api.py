@@ -7,7 +7,7 @@ import pytest
 
 from services.kit import faults
 from tests.auth.people import People, Somebody
-from tests.auth.test_registration_api import outcome
+from tests.refusals import outcome
 from tests.suite import Person
 from triptych.auth.v1 import (
     auth_service_pb2 as pb,

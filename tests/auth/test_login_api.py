@@ -13,6 +13,7 @@ from services.auth import addresses
 from services.auth.passwords import Passwords
 from services.kit import faults
 from tests.auth.people import PASSWORD, People, Somebody
+from tests.patience import SECONDS
 from tests.suite import Suite
 from triptych.auth.v1 import auth_service_pb2 as pb, user_service_pb2 as user_pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -164,15 +165,17 @@ async def test_20_cve_2026_35597_the_failure_counter_survives_a_call_that_fails_
 
     def wait(_: Passwords, stored: str, password: str) -> bool:
         began.set()
-        return go_on.wait(10)
+        return go_on.wait(SECONDS)
 
     monkeypatch.setattr(Passwords, "_verify", wait)
     login = asyncio.create_task(people.login(admin.email, "wrong"))
-    await asyncio.to_thread(began.wait, 10)
-    login.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await login
-    go_on.set()
+    try:
+        assert await asyncio.to_thread(began.wait, SECONDS)
+        login.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await login
+    finally:
+        go_on.set()  # a thread waits for it
     assert await failures(people, admin.email) == 2
 
 

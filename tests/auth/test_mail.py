@@ -19,6 +19,7 @@ from services.auth.settings import AuthSettings
 from services.kit import faults
 from services.kit.settings import SettingsInvalid
 from tests.auth.people import PASSWORD, People, Somebody, code_in
+from tests.patience import within
 from tests.suite import Suite
 from triptych.auth.v1 import auth_service_pb2 as pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -58,7 +59,7 @@ async def test_register_sends_its_mail_by_smtp_with_the_link_of_the_settings(
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.plaintext_port}", options=options) as channel:
             await AuthServiceStub(channel).Register(request)
-        envelope = await asyncio.wait_for(inbox.received.get(), 10)
+        envelope = await within(inbox.received.get())
     finally:
         await server.stop()
     message = email.message_from_bytes(envelope.content, EmailMessage, policy=default)
@@ -92,7 +93,7 @@ async def test_every_letter_leaves_by_smtp_to_the_address_as_it_is_stored_with_i
 
     async def next_letters(count: int) -> None:
         for _ in range(count):
-            envelope = await asyncio.wait_for(inbox.received.get(), 10)
+            envelope = await within(inbox.received.get())
             message = email.message_from_bytes(envelope.content, EmailMessage, policy=default)
             assert envelope.rcpt_tos == [message["To"]]
             received.append(message)

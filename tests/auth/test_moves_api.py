@@ -9,7 +9,7 @@ import pytest
 from services.auth import addresses, mailings
 from services.kit import faults
 from tests.auth.people import PASSWORD, People, Somebody, code_in
-from tests.auth.test_registration_api import outcome
+from tests.refusals import outcome
 from triptych.auth.v1 import auth_service_pb2 as pb, user_service_pb2 as user_pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from triptych.auth.v1.user_service_pb2_grpc import UserServiceStub

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,16 @@ import pytest
 
 from services.auth import addresses
 from services.cli.stack.backends import Backends
-from services.kit import faults, valkey
+from services.kit import valkey
 from tests.auth.authenticators import Passkey
 from tests.auth.holders import Holder, add_passkey, enroll
 from tests.auth.people import PASSWORD, People
 from tests.conftest import TEMPLATE, _migrate
+from tests.patience import SECONDS, eventually, until
+from tests.refusals import outcome
 from tests.suite import Suite
 from triptych.auth.v1 import auth_service_pb2 as pb, factor_service_pb2 as factor_pb
 from triptych.auth.v1.factor_service_pb2_grpc import FactorServiceStub
-
-PATIENCE = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,11 @@ async def own() -> AsyncIterator[Suite]:
         backends.create_database(TEMPLATE)
         await _migrate(backends, TEMPLATE)
         suite = Suite(backends, TEMPLATE, home)
-        await suite.start("auth")
-        yield suite
-        await suite.stop()
+        try:
+            await suite.start("auth")
+            yield suite
+        finally:
+            await suite.stop()
     finally:
         backends.stop()
         shutil.rmtree(home, ignore_errors=True)
@@ -54,16 +56,7 @@ async def holder(own: Suite) -> Holder:
 def kill(server: Any) -> None:
     """End a server's process as a fault of the machine would."""
     server.process.popen.kill()
-    server.process.popen.wait()
-
-
-async def said(call: Awaitable[object]) -> str:
-    """Give the reason for which a call fails; empty when it does not."""
-    try:
-        await call
-    except faults.Fault as fault:
-        return fault.reason
-    return ""
+    server.process.popen.wait(SECONDS)
 
 
 @asynccontextmanager
@@ -75,7 +68,7 @@ async def load(people: People) -> AsyncIterator[dict[str, Counter[str]]]:
     async def repeat(kind: str, address: str, password: str) -> None:
         while True:
             request = pb.LoginRequest(email=address, password=password)
-            told[kind][await said(people.auth.Login(request))] += 1
+            told[kind][await outcome(people.auth.Login(request))] += 1
 
     tasks = [
         asyncio.create_task(repeat(*each))
@@ -92,9 +85,7 @@ async def load(people: People) -> AsyncIterator[dict[str, Counter[str]]]:
 async def more(counter: Counter[str], reason: str, count: int = 5) -> None:
     """Wait for so many more of these answers."""
     wanted = counter[reason] + count
-    async with asyncio.timeout(PATIENCE):
-        while counter[reason] < wanted:
-            await asyncio.sleep(0.01)
+    await until(lambda: counter[reason] >= wanted)
 
 
 async def counted(own: Suite) -> int:
@@ -115,15 +106,13 @@ async def test_without_valkey_sources_are_limited_as_before_and_logins_go_on(own
             await more(told["right"], "", 20)
             await more(told["wrong"], "LOGIN_FAILED", 20)
             request = pb.LoginRequest(email=people.address(), password="x")
-            found = Counter([await said(limited.Login(request)) for _ in range(10)])
+            found = Counter([await outcome(limited.Login(request)) for _ in range(10)])
             assert found["LOGIN_RATE"] >= 4  # of ten at most three pass in one minute, and six in two
             assert set(found) <= {"LOGIN_RATE", "LOGIN_FAILED"}
         finally:
             server.start()
             await asyncio.to_thread(server.wait)
-        async with asyncio.timeout(PATIENCE):
-            while not await counted(own):
-                await asyncio.sleep(0.1)
+        await eventually(lambda: counted(own))
         await more(told["right"], "")
     assert set(told["right"]) == {""}
     assert set(told["wrong"]) == {"LOGIN_FAILED"}
@@ -141,10 +130,10 @@ async def test_without_openbao_codes_wait_and_nothing_is_counted(own: Suite, hol
         try:
             for code in (holder.app.code(), holder.app.wrong()):
                 for call in (holder.complete(ticket, code), holder.reauthenticate(code=code)):
-                    assert await said(call) == "DEPENDENCY_UNAVAILABLE"
-            assert await said(holder.reauthenticate("wrong")) == "DEPENDENCY_UNAVAILABLE"  # no oracle either
+                    assert await outcome(call) == "DEPENDENCY_UNAVAILABLE"
+            assert await outcome(holder.reauthenticate("wrong")) == "DEPENDENCY_UNAVAILABLE"  # no oracle either
             enrolling = newcomer.stub(FactorServiceStub).EnrollTotp(factor_pb.EnrollTotpRequest())
-            assert await said(enrolling) == "DEPENDENCY_UNAVAILABLE"
+            assert await outcome(enrolling) == "DEPENDENCY_UNAVAILABLE"
             assert await holder.failures() == 0
             assert await failures(people, somebody.email) == 0
             await more(told["right"], "", 10)

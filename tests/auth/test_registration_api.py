@@ -8,18 +8,10 @@ import pytest
 from services.auth import addresses
 from services.kit import faults
 from tests.auth.people import PASSWORD, People, Somebody
+from tests.refusals import outcome
 from triptych.auth.v1 import auth_service_pb2 as pb, user_service_pb2 as user_pb
 from triptych.auth.v1.user_service_pb2_grpc import UserServiceStub
 from triptych.common.v1.role_pb2 import Role
-
-
-async def outcome(call: object) -> str:
-    """Give the reason of a failure, or nothing."""
-    try:
-        await call  # type: ignore[misc]
-    except faults.Fault as fault:
-        return fault.reason
-    return ""
 
 
 async def test_an_invited_person_registers_proves_the_address_and_logs_in(people: People, admin: Somebody) -> None:

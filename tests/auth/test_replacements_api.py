@@ -2,21 +2,14 @@
 
 import asyncio
 
-import pytest
-
 from services.auth import addresses
 from services.kit import faults
 from tests.auth.people import PASSWORD, People, Somebody
-from tests.auth.test_registration_api import outcome
+from tests.refusals import outcome
 from triptych.auth.v1 import auth_service_pb2 as pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 
 NEW = "two herons, eight lamps, rain"
-
-
-@pytest.fixture
-async def somebody(people: People, admin: Somebody) -> Somebody:
-    return await people.join(await admin.invite())
 
 
 async def change(somebody: Somebody, old: str = PASSWORD, new: str = NEW) -> pb.Tokens:

@@ -9,7 +9,8 @@ import pytest
 from services.auth import addresses, mailings
 from services.kit import faults
 from tests.auth.people import PASSWORD, People, Somebody
-from tests.auth.test_registration_api import outcome
+from tests.auth.tokens import over
+from tests.refusals import outcome
 from triptych.auth.v1 import auth_service_pb2 as pb, user_service_pb2 as user_pb
 from triptych.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from triptych.auth.v1.user_service_pb2_grpc import UserServiceStub
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
 
 NEW = "two herons, eight lamps, rain"
 LETTER = "A new password"
-
-
-@pytest.fixture
-async def somebody(people: People, admin: Somebody) -> Somebody:
-    return await people.join(await admin.invite())
 
 
 async def ask(people: People, address: str, auth: "AuthServiceAsyncStub | None" = None) -> None:
@@ -268,7 +264,4 @@ async def test_access_tokens_end_with_the_password(people: People, somebody: Som
     users = somebody.stub(UserServiceStub)
     await users.GetUser(user_pb.GetUserRequest())
     await reset(people, await code_for(people, somebody.email))
-    async with asyncio.timeout(10):
-        while await outcome(users.GetUser(user_pb.GetUserRequest())) == "":
-            await asyncio.sleep(0.02)
-    assert await outcome(users.GetUser(user_pb.GetUserRequest())) == "TOKEN_INVALID"
+    assert await over(lambda: users.GetUser(user_pb.GetUserRequest())) == "TOKEN_INVALID"

@@ -25,11 +25,6 @@ from triptych.auth.v1.session_service_pb2_grpc import SessionServiceStub
 from triptych.common.v1.role_pb2 import Role
 
 
-@pytest.fixture
-async def somebody(people: People, admin: Somebody) -> Somebody:
-    return await people.join(await admin.invite())
-
-
 async def listed(who: Somebody, **fields: Any) -> list[Session]:
     answer = await who.stub(SessionServiceStub).ListSessions(pb.ListSessionsRequest(**fields))
     return list(answer.sessions)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from services.cli.main import main
 from services.kit import log
 from tests.auth.people import People, Somebody
 from tests.fakes.model_servers import FakeModels
+from tests.patience import end, output
 from tests.suite import Suite
 from triptych.common.v1.role_pb2 import Role
 
@@ -37,6 +38,8 @@ class Terminal:
     tokens: Path
     named: bool = True
     """Whether the home is named to each command."""
+    begun: list[asyncio.subprocess.Process] = field(default_factory=list)
+    """What does not outlive the test."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -66,10 +69,17 @@ class Terminal:
 
     async def begin(self, *arguments: str) -> asyncio.subprocess.Process:
         """Begin a command as a process of its own, that takes Ctrl-C as a shell's does."""
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable, "-W", "ignore", "-c", _INTERRUPTIBLE, *arguments,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env,
         )  # fmt: skip
+        self.begun.append(process)
+        return process
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        for process in self.begun:
+            end(process)
 
 
 _INTERRUPTIBLE = """
@@ -83,7 +93,7 @@ main()
 async def interrupted(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
     """Press Ctrl-C; give exit code and what was said from then on."""
     process.send_signal(signal.SIGINT)
-    out, err = await process.communicate()
+    out, err = await output(process)
     return process.returncode, out.decode(), err.decode()
 
 
@@ -104,13 +114,17 @@ async def people(suite: Suite) -> People:
 
 
 @pytest.fixture
-async def admin(people: People, tmp_path: Path) -> Terminal:
-    return _terminal(await people.admin(), tmp_path, "admin")
+async def admin(people: People, tmp_path: Path) -> AsyncIterator[Terminal]:
+    terminal = _terminal(await people.admin(), tmp_path, "admin")
+    yield terminal
+    terminal.end()
 
 
 @pytest.fixture
-async def user(people: People, admin: Terminal, tmp_path: Path) -> Terminal:
-    return _terminal(await people.join(await admin.person.invite(Role.ROLE_USER)), tmp_path, "user")
+async def user(people: People, admin: Terminal, tmp_path: Path) -> AsyncIterator[Terminal]:
+    terminal = _terminal(await people.join(await admin.person.invite(Role.ROLE_USER)), tmp_path, "user")
+    yield terminal
+    terminal.end()
 
 
 def _terminal(person: Somebody, folder: Path, name: str) -> Terminal:
@@ -131,7 +145,6 @@ def _terminal(person: Somebody, folder: Path, name: str) -> Terminal:
 async def fake() -> AsyncIterator[FakeModels]:
     async with FakeModels("openai") as server:
         yield server
-        server.released.set()
 
 
 @pytest.fixture

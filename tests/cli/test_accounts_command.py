@@ -1,10 +1,10 @@
 """People by their addresses, passwords by a pipe, and what is asked before all sessions end."""
 
-import asyncio
 import json
 
 from tests.auth.people import PASSWORD, People
 from tests.cli.conftest import Terminal
+from tests.patience import eventually
 
 
 async def test_people_are_named_by_their_addresses(admin: Terminal, user: Terminal) -> None:
@@ -21,9 +21,8 @@ async def test_all_sessions_end_once_somebody_says_yes(admin: Terminal, user: Te
     assert (kept.exit_code, "All your sessions end" in kept.output) == (1, True)
     await user.good("whoami")
     assert "1 revoked" in await admin.good("sessions", "revoke-all", "--user", user.person.email, "--yes")
-    async with asyncio.timeout(10):  # its access token counts until the revocation has been told
-        while (await user.run("sessions", "list")).exit_code == 0:
-            await asyncio.sleep(0.02)
+    # Its access token counts until the revocation has been told.
+    await eventually(lambda: user.run("sessions", "list"), lambda done: done.exit_code != 0)
     assert "`triptych login" in await user.bad("sessions", "list")
 
 

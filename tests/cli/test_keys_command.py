@@ -37,6 +37,33 @@ async def test_a_key_is_stored_shown_rotated_and_revoked(user: Terminal, provide
     assert OTHER_KEY not in shown + rotated.output + revoked.output
 
 
+async def test_a_key_can_be_revoked_with_all_that_it_replaced(
+    user: Terminal, provider: str, key: dict[str, Any]
+) -> None:
+    await user.good("keys", "rotate", "laptop", "--key-stdin", given=f"{OTHER_KEY}\n")
+    third = await user.made("keys", "rotate", "laptop", "--key-stdin", given=f"{KEY}-3\n")
+    await user.good("keys", "store", provider, "--label", "desk", "--key-stdin", given=f"{OTHER_KEY}-4")
+    done = await user.run("keys", "revoke", "laptop", "--with-predecessors", "--yes", "--json")
+    assert done.exit_code == 0, done.output
+    ended = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [ended[0]["id"], ended[2]["id"]] == [key["id"], third["id"]]  # the oldest first
+    assert {one["state"] for one in ended} == {"KEY_STATE_REVOKED"}
+    assert "is used until" not in done.stderr
+    _, *rows = (await user.good("keys", "list")).splitlines()
+    assert [row.split()[0] for row in rows] == ["desk"]
+
+
+async def test_each_key_that_opens_again_is_told(user: Terminal, provider: str, key: dict[str, Any]) -> None:
+    second = await user.made("keys", "rotate", "laptop", "--key-stdin", given=f"{OTHER_KEY}\n")
+    third = await user.made("keys", "rotate", "laptop", "--key-stdin", given=f"{KEY}-3\n")
+    early = await user.run("keys", "revoke", key["id"], "--yes", "--with-predecessors")
+    assert (early.exit_code, early.stdout.count("revoked")) == (0, 2)  # the state and its reason, of one key
+    done = await user.run("keys", "revoke", "laptop", "--yes")
+    assert third["id"] in done.stdout
+    assert done.stderr.count("is used until") == 1
+    assert f"`triptych keys revoke {second['id']}`" in done.stderr
+
+
 async def test_a_key_is_asked_for_unseen_and_may_have_an_end(user: Terminal, provider: str) -> None:
     done = await user.run("keys", "store", provider, "--expires", "2050-01-31", "--json", given=f"{KEY}\n")
     assert done.exit_code == 0, done.output

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from services.cli import keks
+from services.cli import accounts, keks
 from services.cli.main import main
 from services.cli.stack import settings
 from services.kit import clock
+from services.kit.faults import DependencyUnavailable
 from services.providers.keks import Standing
 from tests.auth.people import PASSWORD
-from tests.cli.conftest import Terminal
+from tests.cli.conftest import KEY, Terminal
 
 BACK = ("--from", "2026-02-01", "--to", "2026-01-01")
 
@@ -28,7 +29,13 @@ def told(*arguments: str, **env: str) -> Result:
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (("serve", "nosuch"), 1, "nosuch"),
+        (("serve", "nosuch"), 2, "no service is called 'nosuch'; there are auth, "),
+        (
+            ("migrate", "--database-url", "x", "--password-file", "/etc/passwd", "nosuch"),
+            2,
+            "called 'nosuch'; there are",
+        ),
+        (("models", "invoke", "--temperature", "nan", "hello"), 2, "'nan' is not a valid number"),
         (("up", "--home", "/proc/nosuch"), 1, "/proc/nosuch: "),
         (("mail", "--home", "/nonexistent"), 1, "no stack was ever started in /nonexistent"),
         (("audit", "verify", "/etc/passwd"), 64, "this is no export"),
@@ -110,6 +117,12 @@ async def test_what_is_for_admins_is_said_to_be(admin: Terminal, user: Terminal)
     assert kept.read_text() == "older"
 
 
+async def test_what_only_some_may_is_not_said_to_be_for_all(user: Terminal, provider: str) -> None:
+    said = await user.bad("keys", "store", provider, "--platform", "--key-stdin", given=KEY)
+    assert "only an admin stores a key of the platform (CALLER_NOT_PERMITTED); `triptych whoami` shows" in said
+    assert "for users" not in said
+
+
 async def test_the_port_of_tls_is_told_from_one_where_nothing_is(admin: Terminal) -> None:
     suite = admin.person.people.suite
     tls = f"127.0.0.1:{suite.runtimes['providers'].port}"
@@ -139,6 +152,14 @@ async def test_the_operator_is_told_that_the_database_is_down(admin: Terminal) -
 def test_one_data_key_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     keks._show(Standing(2, clock.now(), 1, 1, {1: 1, 2: 3}, None))
     assert capsys.readouterr().out.splitlines()[:2] == ["version 1: 1 data key", "version 2: 3 data keys  newest"]
+
+
+def test_a_service_without_its_database_is_not_to_be_started() -> None:
+    said = accounts.again("127.0.0.1:7510")(
+        DependencyUnavailable("the database does not answer", dependency="postgres")
+    )
+    assert "`triptych doctor` says what is wrong" in said
+    assert "triptych up" not in said
 
 
 async def test_an_ended_session_and_a_stopped_stack_are_two_things(admin: Terminal) -> None:

@@ -1,6 +1,5 @@
 """`triptych models`: answers whole and as they are written, what they came to, Ctrl-C, and refusals."""
 
-import asyncio
 import json
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from services.cli.demo.openai_server import OpenAIServer
 from tests.cli.conftest import KEY, Terminal, interrupted
 from tests.fakes.model_servers import WORDS, FakeModels
+from tests.patience import eventually, until, within
 
 ANSWER = " ".join(WORDS)
 SUM = "tokens: 2 in, 4 out; 0.04 USD"
@@ -77,10 +77,12 @@ async def held(user: Terminal) -> tuple[str, str]:
 
 async def settled(user: Terminal) -> str:
     """Wait until no call is under way, and give what is charged."""
-    async with asyncio.timeout(20):
-        while (now := await held(user))[1] != "0":
-            await asyncio.sleep(0.05)
-    return now[0]
+    return (await eventually(lambda: held(user), lambda now: now[1] == "0"))[0]
+
+
+async def asked(fake: FakeModels, count: int) -> None:
+    """Wait until it was asked so often."""
+    await until(lambda: len(fake.requests) >= count)
 
 
 async def test_ctrl_c_before_a_word_releases_the_hold(
@@ -89,10 +91,8 @@ async def test_ctrl_c_before_a_word_releases_the_hold(
     fake.always, before = "slow", len(fake.requests)
     for verb in ("invoke", "stream"):
         process = await user.begin("models", verb, "--provider", provider, "hello there")
-        async with asyncio.timeout(30):
-            while len(fake.requests) == before:
-                await asyncio.sleep(0.01)
         before += 1
+        await asked(fake, before)
         said = await interrupted(process)
         assert said == (1, "", "Error: cancelled: the hold is released, nothing is charged\n")
         assert await settled(user) == "0"
@@ -104,7 +104,7 @@ async def test_ctrl_c_after_a_word_says_that_it_is_charged(
     fake.always = "stall"
     process = await user.begin("models", "stream", "--provider", provider, "hello there")
     assert process.stdout is not None
-    assert await process.stdout.readexactly(10) == b"Four words"
+    assert await within(process.stdout.readexactly(10)) == b"Four words"
     code, rest, said = await interrupted(process)
     assert (code, rest) == (1, "\n")
     assert "what was written until here is charged, the rest of the hold is released" in said

@@ -10,6 +10,7 @@ import pytest
 from services.cli import links
 from tests.cli.conftest import Terminal, interrupted
 from tests.fakes.model_servers import FakeModels
+from tests.patience import within
 
 CREATE = ("providers", "create")
 TYPE = ("--type", "openai", "--model", "m")
@@ -65,7 +66,7 @@ async def test_health_is_listed_and_watched(user: Terminal, provider: str) -> No
 async def test_a_watch_ends_with_ctrl_c_and_no_failure(user: Terminal, provider: str) -> None:
     process = await user.begin("providers", "watch")
     assert process.stdout is not None
-    assert provider in (await process.stdout.readline()).decode()
+    assert provider in (await within(process.stdout.readline())).decode()
     assert await interrupted(process) == (0, "", "")
 
 

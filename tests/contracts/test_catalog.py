@@ -1,7 +1,6 @@
 """Who can see what in the database: asked of the catalog, then tried."""
 
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -12,13 +11,6 @@ from services.cli.stack.backends import Backends
 
 SERVICES = topology.read().services
 SCHEMAS = [service.schema for service in SERVICES]
-
-
-@pytest.fixture
-async def superuser(backends: Backends, database: str) -> AsyncIterator[Any]:
-    connection = await backends.postgres_server.connect(database)
-    yield connection
-    await connection.close()
 
 
 async def login(backends: Backends, database: str, role: str) -> Any:
@@ -46,7 +38,7 @@ async def test_every_table_with_a_tenant_is_under_forced_row_level_security(supe
 async def test_doctor_finds_a_table_that_lost_its_protection(superuser: Any) -> None:
     assert await databases.unprotected(superuser, topology.read()) == []
     async with superuser.transaction():
-        await superuser.execute("SET LOCAL lock_timeout = '10s'")
+        await superuser.execute("SET LOCAL lock_timeout = '60s'")
         await superuser.execute("ALTER TABLE projects.projects NO FORCE ROW LEVEL SECURITY")
         found = await databases.unprotected(superuser, topology.read())
         await superuser.execute("ALTER TABLE projects.projects FORCE ROW LEVEL SECURITY")

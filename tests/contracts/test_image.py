@@ -12,6 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tests.contracts import protos
 from tests.contracts.protos import PROTOS, ROOT
+from tests.patience import SECONDS
 
 SCRIPTS = Path(sys.executable).parent
 
@@ -21,13 +22,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The contract, built for this test."""
     path = tmp_path_factory.mktemp("image") / "triptych.binpb"
     code = f"import sys, pathlib; sys.path.insert(0, 'protos'); import make; make.image(pathlib.Path({str(path)!r}))"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=SECONDS)
     return path
 
 
 def buf(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(SCRIPTS / "buf"), *arguments, "--config", "buf.yaml"]
-    return subprocess.run(command, cwd=PROTOS, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=PROTOS, capture_output=True, text=True, check=False, timeout=SECONDS)
 
 
 def test_the_image_is_self_contained_and_commented(image: Path) -> None:
@@ -72,7 +73,7 @@ def test_a_removed_field_is_found(image: Path, tmp_path: Path) -> None:
 
 def test_generated_code_is_what_the_protos_give() -> None:
     code = "import sys; sys.path.insert(0, 'protos'); import make; sys.exit(', '.join(make.stale()) or 0)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=SECONDS)
 
 
 def test_validate_proto_comes_from_the_installed_protovalidate() -> None:

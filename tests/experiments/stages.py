@@ -1,6 +1,5 @@
 """The stages of an experiment's life, reached over the wire with the real projects service beside it."""
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from services.kit import faults
 from tests.experiments.rows import Rows
+from tests.patience import eventually
 from tests.suite import Person, Suite
 from triptych.common.v1.role_pb2 import Role
 from triptych.experiments.v1 import (
@@ -202,15 +202,17 @@ class Stages:
             await app.run(approve, promotion.id, self.reviewer.id)
 
     async def settled(self, promotion: Promotion) -> Promotion:
-        """The promotion once the background loop has ended it; as it is after ten seconds at the latest."""
-        stub = self.author.stub(PromotionServiceStub)
-        found = promotion
-        for _ in range(200):
-            found = (await stub.GetPromotion(promotion_pb.GetPromotionRequest(promotion_id=promotion.id))).promotion
-            if found.state in {PROMOTION_STATE_COMPLETED, PROMOTION_STATE_REJECTED}:
-                break
-            await asyncio.sleep(0.05)
-        return found
+        """The promotion once the background loop has ended it."""
+        stub, request = (
+            self.author.stub(PromotionServiceStub),
+            promotion_pb.GetPromotionRequest(promotion_id=promotion.id),
+        )
+
+        async def found() -> Promotion:
+            return (await stub.GetPromotion(request)).promotion
+
+        ended = {PROMOTION_STATE_COMPLETED, PROMOTION_STATE_REJECTED}
+        return await eventually(found, lambda promotion: promotion.state in ended)
 
     async def approve(self, promotion: Promotion, person: Person | None = None, **more: Any) -> Promotion:
         """The reviewer's approval."""

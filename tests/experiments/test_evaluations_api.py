@@ -8,6 +8,7 @@ import pytest
 
 from services.kit import faults
 from tests.experiments.stages import N, Stages
+from tests.patience import output
 from tests.suite import Suite
 from triptych.common.v1.role_pb2 import Role
 from triptych.experiments.v1 import (
@@ -203,5 +204,5 @@ async def test_the_service_itself_never_imports_scipy() -> None:
         "import sys, services.governance.experiments.__main__; print('scipy' in sys.modules or 'numpy' in sys.modules)"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
-    output, _ = await process.communicate()
-    assert output.strip() == b"False"
+    said, _ = await output(process)
+    assert said.strip() == b"False"

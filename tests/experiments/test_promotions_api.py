@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from services.kit import faults
@@ -293,16 +294,12 @@ async def test_the_hash_is_of_behaviour_and_its_spelling_does_not_matter(stages:
     assert one.configuration_hash == two.configuration_hash
 
 
-async def test_each_step_leaves_an_event_with_its_actor(stages: Stages) -> None:
+async def test_each_step_leaves_an_event_with_its_actor(stages: Stages, superuser: asyncpg.Connection) -> None:
     await stages.approve(await stages.ask(await stages.evaluate(N)))
-    connection = await stages.suite.backends.postgres_server.connect(stages.suite.database)
-    try:
-        rows = await connection.fetch(
-            "SELECT action, actor_kind, actor_id FROM experiments.outbox WHERE tenant_id = $1 ORDER BY event_id",
-            stages.author.tenant_id,
-        )
-    finally:
-        await connection.close()
+    rows = await superuser.fetch(
+        "SELECT action, actor_kind, actor_id FROM experiments.outbox WHERE tenant_id = $1 ORDER BY event_id",
+        stages.author.tenant_id,
+    )
     author, reviewer = ("user", stages.author.id), ("user", stages.reviewer.id)
     assert [(row["action"].removeprefix("experiments."), (row["actor_kind"], row["actor_id"])) for row in rows] == [
         ("dataset.create", author),

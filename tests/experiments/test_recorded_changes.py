@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.experiments.stages import N, Stages
-from tests.suite import Suite
+from tests.suite import Suite, superuser_of
 from triptych.experiments.v1 import promotion_service_pb2 as pb
 from triptych.experiments.v1.promotion_service_pb2_grpc import PromotionServiceStub
 
@@ -18,10 +18,9 @@ async def stages(suite: Suite) -> Stages:
 
 async def recorded(suite: Suite, promotion_id: str) -> dict[str, dict[str, Any]]:
     """Give the payloads of the events about a promotion, by action."""
-    superuser = await suite.backends.postgres_server.connect(suite.database)
     query = "SELECT action, payload FROM experiments.outbox WHERE entity = $1 ORDER BY event_id"
-    rows = await superuser.fetch(query, f"promotion:{promotion_id}")
-    await superuser.close()
+    async with superuser_of(suite.backends, suite.database) as superuser:
+        rows = await superuser.fetch(query, f"promotion:{promotion_id}")
     return {row["action"].removeprefix("experiments.promotion."): json.loads(row["payload"]) for row in rows}
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -13,6 +14,7 @@ from services.governance.experiments.settings import ExperimentsSettings
 from services.kit import faults
 from services.kit.settings import SettingsInvalid
 from tests.experiments.stages import Stages
+from tests.patience import SECONDS, end, within
 from tests.suite import Suite
 from triptych.experiments.v1 import promotion_pb2, promotion_service_pb2 as pb
 from triptych.experiments.v1.promotion_service_pb2_grpc import PromotionServiceStub
@@ -23,7 +25,8 @@ CHILD = Path(__file__).with_name("children") / "service.py"
 ROOT = Path(__file__).parents[2]
 
 
-async def launch(suite: Suite) -> tuple[asyncio.subprocess.Process, int]:
+@asynccontextmanager
+async def victim(suite: Suite) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """Start a process that kills itself right after an approval is committed."""
     neighbours = {"projects": f"dns:///127.0.0.1:{suite.runtimes['projects'].port}"}
     settings = suite.values(
@@ -35,13 +38,21 @@ async def launch(suite: Suite) -> tuple[asyncio.subprocess.Process, int]:
         sys.executable, str(CHILD), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         env={"PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"},
     )  # fmt: skip
-    assert process.stdin is not None
+    try:
+        assert process.stdin is not None
+        given = json.dumps({"settings": settings, "key": key.public_key.hex()}, default=str)
+        process.stdin.write(given.encode() + b"\n")
+        await process.stdin.drain()
+        yield process, await within(port_of(process))
+    finally:
+        end(process)
+
+
+async def port_of(process: asyncio.subprocess.Process) -> int:
     assert process.stdout is not None
-    process.stdin.write(json.dumps({"settings": settings, "key": key.public_key.hex()}, default=str).encode() + b"\n")
-    await process.stdin.drain()
     async for line in process.stdout:  # its log comes first
         if line.strip().isdigit():
-            return process, int(line)
+            return int(line)
     pytest.fail("the process ended without a port")
 
 
@@ -53,16 +64,16 @@ async def approve(stages: Stages, promotion: promotion_pb2.Promotion, port: int)
     metadata = (("authorization", f"Bearer {stages.reviewer.token}"),)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await PromotionServiceStub(channel).ApprovePromotion(request, metadata=metadata, timeout=20)
+            await PromotionServiceStub(channel).ApprovePromotion(request, metadata=metadata, timeout=SECONDS)
     return caught.value.code()
 
 
 async def test_a_process_killed_after_the_approval_loses_nothing(suite: Suite) -> None:
     stages = await Stages.open(suite)
     promotion = await stages.ask()
-    process, port = await launch(suite)
-    assert await approve(stages, promotion, port) is grpc.StatusCode.UNAVAILABLE
-    assert await process.wait() == -9
+    async with victim(suite) as (process, port):
+        assert await approve(stages, promotion, port) is grpc.StatusCode.UNAVAILABLE
+        assert await within(process.wait()) == -9
     found = await stages.settled(promotion)  # the service that is still there finds it
     assert found.state == promotion_pb2.PROMOTION_STATE_COMPLETED
     assert await stages.production() == promotion.from_version_id
@@ -78,10 +89,12 @@ async def brisk(suite: Suite, tmp_path: Path) -> AsyncIterator[Stages]:
     """The same services once more, with a background loop that hardly sleeps."""
     other = Suite(suite.backends, suite.database, tmp_path)
     other.issuer = suite.issuer
-    await other.start("projects")
-    await other.start("experiments", reconcile_seconds=0.05)
-    yield await Stages.open(other)
-    await other.stop()
+    try:
+        await other.start("projects")
+        await other.start("experiments", reconcile_seconds=0.05)
+        yield await Stages.open(other)
+    finally:
+        await other.stop()
 
 
 async def promote(stages: Stages, version_id: str, expected: str = "") -> None:
@@ -130,9 +143,9 @@ async def test_a_version_that_entered_and_left_again_before_it_was_noted_counts_
 async def test_a_promotion_that_nobody_decides_on_expires(suite: Suite, tmp_path: Path) -> None:
     other = Suite(suite.backends, suite.database, tmp_path)
     other.issuer = suite.issuer
-    await other.start("projects")
-    await other.start("experiments", promotion_days=0, reconcile_seconds=0.05)
     try:
+        await other.start("projects")
+        await other.start("experiments", promotion_days=0, reconcile_seconds=0.05)
         stages = await Stages.open(other)
         found = await stages.settled(await stages.ask())
         assert (found.state, found.reject_reason) == (promotion_pb2.PROMOTION_STATE_REJECTED, "it expired")

@@ -1,7 +1,7 @@
 """The way back from quarantine, with the real quarantine and projects services."""
 
-import asyncio
 import uuid
+from contextlib import suppress
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -9,6 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from services.kit import faults
 from tests.experiments.stages import Stages, configuration
+from tests.patience import eventually
 from tests.suite import Suite
 from triptych.experiments.v1 import blacklist_service_pb2, experiment_pb2, experiment_service_pb2
 from triptych.experiments.v1.blacklist_service_pb2_grpc import BlacklistServiceStub
@@ -39,14 +40,13 @@ async def seal(stages: Stages, experiment: experiment_pb2.Experiment) -> str:
     approval = pb.ApproveQuarantineRequest(quarantine_request_id=asked.id, reason="I saw it too")
     await stages.reviewer.stub(QuarantineServiceStub).ApproveQuarantine(approval)
     get = blacklist_service_pb2.GetBlacklistEntryRequest(configuration_hash=experiment.configuration_hash)
-    for _ in range(200):
-        try:
-            entry = (await stages.author.stub(BlacklistServiceStub).GetBlacklistEntry(get)).entry
-        except faults.NotFound:
-            await asyncio.sleep(0.05)
-        else:
-            return entry.quarantine_record_id
-    raise AssertionError("it was not blocked within ten seconds")
+
+    async def blocked() -> str:
+        with suppress(faults.NotFound):
+            return (await stages.author.stub(BlacklistServiceStub).GetBlacklistEntry(get)).entry.quarantine_record_id
+        return ""
+
+    return await eventually(blocked)
 
 
 async def ask(stages: Stages, record_id: str) -> Reevaluation:

@@ -31,6 +31,10 @@ class FakeModels(OpenAIServer):
         self.counts: tuple[Any, Any] = (None, None)
         """Input and output tokens to report instead of the true ones."""
 
+    async def __aexit__(self, *given: object) -> None:
+        self.released.set()  # whoever still waits for it must not keep the server from closing
+        await super().__aexit__(*given)
+
     def body(self, number: int = -1) -> Any:
         """What was asked."""
         return json.loads(self.requests[number].body)

@@ -23,6 +23,10 @@ class FakeOpenAI(OpenAIServer):
         self.released = asyncio.Event()
         """Set it to let slow answers go."""
 
+    async def __aexit__(self, *given: object) -> None:
+        self.released.set()  # whoever still waits for it must not keep the server from closing
+        await super().__aexit__(*given)
+
     async def answer(self, request: Request) -> Answer:
         self.requests.append(request)
         if self.mode == "slow":

@@ -15,7 +15,8 @@ from typing import Any
 from services.cli.demo.narrator import Narrator
 from services.cli.demo.stage import Stage
 
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 180
+"""Ten processes start, and four times at once on a small machine."""
 
 
 @contextmanager
@@ -37,7 +38,10 @@ def installation(**environment: str) -> Iterator[Stage]:
             yield Stage(Narrator(), summary | {"home": str(folder / "home")}, folder)
         finally:
             process.send_signal(signal.SIGINT)
-            code = process.wait(60)
+            try:
+                code = process.wait(PATIENCE_SECONDS)
+            finally:
+                process.kill()  # its children end with it
         assert code == 0, (folder / "up.log").read_text()
 
 

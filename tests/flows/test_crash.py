@@ -1,8 +1,8 @@
 """kill -9 in the middle of a decision: nothing is lost, nothing happens twice."""
 
-import asyncio
 import uuid
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from services.cli.demo import arrivals, configurations
 from services.cli.demo.stage import Stage, struct
 from services.kit import faults
 from tests.flows.installation import installation
+from tests.patience import eventually, many_rounds
 from triptych.audit.v1 import audit_service_pb2
 from triptych.audit.v1.audit_service_pb2 import ListEventsRequest, VerifyLogRequest
 from triptych.audit.v1.audit_service_pb2_grpc import AuditServiceStub
@@ -30,9 +31,9 @@ from triptych.projects.v1.version_service_pb2 import ListVersionsRequest
 from triptych.projects.v1.version_service_pb2_grpc import VersionServiceStub
 
 ITEMS = 120
-PATIENCE_SECONDS = 60.0
 
 
+@many_rounds
 async def test_the_experiments_service_dies_between_approved_and_completed() -> None:
     with installation(TRIPTYCH_EXPERIMENTS_CRASH_AFTER="promotion.approved") as stage:
         try:
@@ -103,17 +104,15 @@ async def _completed(stage: Stage, promotion: Promotion) -> Promotion:
     """The service comes back by itself and finishes what it began."""
     stub = stage.cast["Ada"].client.stub(PromotionServiceStub)
     request = promotion_service_pb2.GetPromotionRequest(promotion_id=promotion.id)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            try:
-                now = (await stub.GetPromotion(request, timeout=10)).promotion
-            except faults.Unavailable:
-                await asyncio.sleep(0.2)
-                continue
+
+    async def found() -> Promotion | None:
+        with suppress(faults.Unavailable):
+            now = (await stub.GetPromotion(request)).promotion
             assert now.state != PromotionState.PROMOTION_STATE_PENDING, "an acknowledged approval was lost"
-            if now.state == PromotionState.PROMOTION_STATE_COMPLETED:
-                return now
-            await asyncio.sleep(0.2)
+            return now if now.state == PromotionState.PROMOTION_STATE_COMPLETED else None
+        return None
+
+    return await eventually(found)
 
 
 async def _one_version_is_in_production(stage: Stage, promotion: Promotion) -> None:
@@ -134,23 +133,21 @@ async def _the_trail_is_complete(stage: Stage, promotion: Promotion) -> None:
         "projects.version.promote",
     }
     audit = stage.cast["Ada"].client.stub(AuditServiceStub)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        entries = await _log(audit)
-        while not once <= {entry.event.action for entry in entries}:
-            await asyncio.sleep(0.5)  # the relay brings them
-            entries = await _log(audit)
+    entries = await eventually(  # the relay brings them
+        lambda: _log(audit), lambda entries: once <= {entry.event.action for entry in entries}
+    )
     counts = Counter(entry.event.action for entry in entries)
     assert {action: counts[action] for action in once} == dict.fromkeys(once, 1)
     for source in {entry.event.source for entry in entries}:
         numbers = sorted(entry.event.source_seq for entry in entries if entry.event.source == source)
         assert numbers == list(range(1, len(numbers) + 1)), source
-    last = audit_service_pb2.VerifyLogResponse()
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while last.verdict != audit_service_pb2.LOG_VERDICT_OK:
-            async for progress in audit.VerifyLog(VerifyLogRequest()):
-                last = progress
-            assert last.verdict != audit_service_pb2.LOG_VERDICT_TAMPERED, last.finding
-            await asyncio.sleep(0.5)
+
+    async def verdict() -> "audit_service_pb2.LogVerdict.ValueType":
+        *_, last = [progress async for progress in audit.VerifyLog(VerifyLogRequest())]
+        assert last.verdict != audit_service_pb2.LOG_VERDICT_TAMPERED, last.finding
+        return last.verdict
+
+    await eventually(verdict, lambda found: found == audit_service_pb2.LOG_VERDICT_OK)
     assert promotion.id in str(entries)
 
 

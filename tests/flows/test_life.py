@@ -3,10 +3,13 @@
 import subprocess
 import sys
 
+from tests.patience import many_rounds
 
+
+@many_rounds
 def test_the_demo_lives_its_ten_steps_and_leaves_nothing() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "services.cli.main", "demo"], capture_output=True, text=True, check=False, timeout=400
+        [sys.executable, "-m", "services.cli.main", "demo"], capture_output=True, text=True, check=False, timeout=1200
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     for number in range(11):

@@ -12,6 +12,7 @@ import pytest
 
 from services.kit import calls, faults, log, telemetry
 from services.kit.server import Runtime
+from tests.patience import SECONDS, within
 from tests.suite import Person, Suite
 from triptych.common.v1.role_pb2 import Role
 from triptych.projects.v1 import project_service_pb2 as pb
@@ -22,23 +23,12 @@ CREATE = "/triptych.projects.v1.ProjectService/CreateProject"
 GET = "/triptych.projects.v1.ProjectService/GetProject"
 
 
-@pytest.fixture
-async def runtime(suite: Suite) -> Runtime:
-    await suite.start("projects")
-    return suite.runtimes["projects"]
-
-
-@pytest.fixture
-def admin(suite: Suite, runtime: Runtime) -> Person:
-    return suite.person(Role.ROLE_ADMIN)
-
-
 async def raw(runtime: Runtime, path: str, data: bytes, metadata: Any = ()) -> Any:
     """Send bytes as they are and give the error that comes back."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{runtime.plaintext_port}") as channel:
         call: Any = channel.unary_unary(path)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(data, metadata=metadata, timeout=10)
+            await call(data, metadata=metadata, timeout=SECONDS)
     return caught.value
 
 
@@ -111,7 +101,7 @@ async def test_a_method_ends_at_its_own_deadline(suite: Suite, admin: Person, mo
     from services.projects import projects
 
     async def endless(*_: object) -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     hasty = await suite.launch("projects")
     hasty.calls._methods[GET] = replace(hasty.calls._methods[GET], deadline=0.2)
@@ -121,7 +111,6 @@ async def test_a_method_ends_at_its_own_deadline(suite: Suite, admin: Person, mo
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert faults.from_error(error, service="projects").reason == "DEADLINE_TOO_SHORT"
     assert hasty.calls._running == {}
-    await hasty.stop()
 
 
 async def test_a_call_that_its_caller_cancels_is_cancelled_in_log_and_metric_and_no_deadline(
@@ -157,15 +146,12 @@ async def test_a_call_that_its_caller_cancels_is_cancelled_in_log_and_metric_and
     monkeypatch.setattr(telemetry, "end", end)
     monkeypatch.setattr(projects, "get", endless)
     request = pb.GetProjectRequest(project_id=str(uuid.uuid4()))
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{left.plaintext_port}") as channel:
-            call = ProjectServiceStub(channel).GetProject(request, metadata=bearer(admin), timeout=30)
-            await begun.wait()
-            call.cancel()
-            await ended.wait()
-        log.flush()
-    finally:
-        await left.stop()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{left.plaintext_port}") as channel:
+        call = ProjectServiceStub(channel).GetProject(request, metadata=bearer(admin), timeout=SECONDS)
+        await within(begun.wait())
+        call.cancel()
+        await within(ended.wait())
+    log.flush()
     assert [(made["code"], made["reason"]) for made in lines] == [("CANCELLED", "CALLER_LEFT")]
     assert (codes, spans) == (["CANCELLED"], ["CANCELLED"])
 
@@ -233,9 +219,10 @@ async def test_overload_is_refused_with_a_time_to_retry(suite: Suite, admin: Per
     small = await suite.launch("projects", max_in_flight=2)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{small.plaintext_port}") as channel:
         stub = ProjectServiceStub(channel)
-        many = [stub.ListProjects(pb.ListProjectsRequest(), metadata=bearer(admin)) for _ in range(200)]
+        many = [
+            stub.ListProjects(pb.ListProjectsRequest(), metadata=bearer(admin), timeout=SECONDS) for _ in range(200)
+        ]
         results = await asyncio.gather(*many, return_exceptions=True)
-    await small.stop()
     refused = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
     assert len(refused) < len(results)
     for error in refused:

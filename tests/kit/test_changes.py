@@ -75,10 +75,9 @@ class Samples:
 
 
 @pytest.fixture
-async def samples(suite: Suite) -> AsyncIterator[Samples]:
+async def samples(suite: Suite, superuser: asyncpg.Connection) -> AsyncIterator[Samples]:
     """A table with one row."""
     await suite.start("projects")
-    superuser = await suite.backends.postgres_server.connect(suite.database)
     await superuser.execute(
         "CREATE TABLE projects.samples (id uuid PRIMARY KEY, tenant_id uuid, name text, email text, note text,"
         " count int, price numeric, settings jsonb, password_hash text, cipher bytea, revision int);"
@@ -93,7 +92,6 @@ async def samples(suite: Suite) -> AsyncIterator[Samples]:
     )
     yield found
     await superuser.execute("DROP TABLE projects.samples")
-    await superuser.close()
 
 
 async def test_old_and_new_value_of_what_changed_are_in_the_event(samples: Samples) -> None:

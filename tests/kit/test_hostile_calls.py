@@ -9,8 +9,8 @@ import pytest
 
 from services.kit import log
 from services.kit.server import Runtime
+from tests.patience import SECONDS
 from tests.suite import Person, Suite
-from triptych.common.v1.role_pb2 import Role
 from triptych.projects.v1 import project_service_pb2 as pb
 from triptych.projects.v1.project_service_pb2_grpc import ProjectServiceStub
 
@@ -18,22 +18,11 @@ LIST = "/triptych.projects.v1.ProjectService/ListProjects"
 CREATE = "/triptych.projects.v1.ProjectService/CreateProject"
 
 
-@pytest.fixture
-async def runtime(suite: Suite) -> Runtime:
-    await suite.start("projects")
-    return suite.runtimes["projects"]
-
-
-@pytest.fixture
-def admin(suite: Suite, runtime: Runtime) -> Person:
-    return suite.person(Role.ROLE_ADMIN)
-
-
 async def code(runtime: Runtime, path: str, metadata: Any = ()) -> grpc.StatusCode:
     """Give the status of a call."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{runtime.plaintext_port}") as channel:
         unary: Any = channel.unary_unary(path)
-        found: grpc.StatusCode = await unary(b"", metadata=metadata, timeout=10).code()
+        found: grpc.StatusCode = await unary(b"", metadata=metadata, timeout=SECONDS).code()
         return found
 
 
@@ -58,7 +47,7 @@ async def test_cve_2026_9704_a_token_that_is_dropped_leaves_no_service_behind_it
     async with grpc.aio.secure_channel(target, credentials, options=options) as channel:
         unary: Any = channel.unary_unary(method)
         bearer = (("authorization", f"Bearer {token}"), ("triptych-tenant", admin.tenant_id))
-        found = await unary(b"", metadata=bearer, timeout=10).code()
+        found = await unary(b"", metadata=bearer, timeout=SECONDS).code()
     assert found is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -79,7 +68,9 @@ async def test_a_header_that_nobody_reads_changes_nothing(runtime: Runtime, admi
     other = str(uuid.uuid4())
     metadata = (("authorization", f"Bearer {admin.token}"), (key, other))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{runtime.plaintext_port}") as channel:
-        answer = await ProjectServiceStub(channel).ListProjects(pb.ListProjectsRequest(), metadata=metadata)
+        answer = await ProjectServiceStub(channel).ListProjects(
+            pb.ListProjectsRequest(), metadata=metadata, timeout=SECONDS
+        )
     assert answer.projects == []
 
 
@@ -138,7 +129,7 @@ async def raw_call(port: int, headers: list[tuple[bytes, bytes]]) -> bool:
     writer.write(_frame(1, 4, 1, block) + _frame(0, 1, 1, b"\x00\x00\x00\x00\x00"))
     await writer.drain()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             while True:
                 head = await reader.readexactly(9)
                 body = await reader.readexactly(int.from_bytes(head[:3]))

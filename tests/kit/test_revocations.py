@@ -3,7 +3,8 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from services.kit.access import Caller
 from services.kit.revocations import Follower, Revocations
 from services.kit.server import Runtime
 from services.kit.tokens import Verifier
+from tests.patience import SECONDS, until, within
 from tests.suite import Issuer, Person, Suite
 from triptych.audit.v1 import audit_service_pb2 as audit_pb
 from triptych.audit.v1.audit_service_pb2_grpc import AuditServiceStub
@@ -103,43 +105,45 @@ class Told:
             yield message
 
 
+@asynccontextmanager
+async def following(follower: Follower) -> AsyncIterator[Follower]:
+    """Let it follow for as long as the test looks at it."""
+    task = asyncio.create_task(follower.run())
+    try:
+        yield follower
+    finally:
+        task.cancel()
+
+
 @pytest.mark.parametrize("end", [None, faults.DependencyUnavailable("auth does not answer"), ValueError("a defect")])
 async def test_a_stream_that_ends_is_opened_again_and_nothing_is_forgotten(
     end: Exception | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(revocations, "RETRY_SECONDS", 0.01)
     known, told, caller = Revocations(), Told(), someone()
-    follower = Follower(known, told)
-    task = asyncio.create_task(follower.run())
-    told.queue.put_nowait(
-        WatchRevocationsResponse(revocations=[revocation(session_id=caller.session_id)], caught_up=True)
-    )
-    await follower.wait()
-    assert known.hit(caller)
-    told.queue.put_nowait(end)
-    later = someone()
-    told.queue.put_nowait(WatchRevocationsResponse(revocations=[revocation(tenant_id=later.tenant_id)]))
-    async with asyncio.timeout(5):
-        while not known.hit(later):
-            await asyncio.sleep(0.001)
-    assert told.streams == 2
-    assert known.hit(caller)
-    task.cancel()
+    async with following(Follower(known, told)) as follower:
+        told.queue.put_nowait(
+            WatchRevocationsResponse(revocations=[revocation(session_id=caller.session_id)], caught_up=True)
+        )
+        await follower.wait()
+        await until(lambda: known.hit(caller))
+        told.queue.put_nowait(end)
+        later = someone()
+        told.queue.put_nowait(WatchRevocationsResponse(revocations=[revocation(tenant_id=later.tenant_id)]))
+        await until(lambda: known.hit(later))
+        assert told.streams == 2
+        assert known.hit(caller)
 
 
 async def test_silence_is_an_end_and_a_heartbeat_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(revocations, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(revocations, "SILENCE_SECONDS", 0.05)
     told = Told()
-    follower = Follower(Revocations(), told)
-    task = asyncio.create_task(follower.run())
-    async with asyncio.timeout(5):
-        while told.streams < 3:
-            await asyncio.sleep(0.001)
-    assert follower.age > 0.05
-    told.queue.put_nowait(WatchRevocationsResponse(caught_up=True))
-    await follower.wait()
-    task.cancel()
+    async with following(Follower(Revocations(), told)) as follower:
+        await until(lambda: told.streams >= 3)
+        assert follower.age > 0.05
+        told.queue.put_nowait(WatchRevocationsResponse(caught_up=True))
+        await follower.wait()
 
 
 async def test_a_start_waits_a_moment_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,13 +170,13 @@ async def test_a_call_under_way_ends_when_its_token_is_revoked(
 
     async def endless(*_: object) -> None:
         begun.set()
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     monkeypatch.setattr(projects, "get", endless)
     token = suite.person(Role.ROLE_ADMIN).token
     stub = ProjectServiceStub(suite.channel(ProjectServiceStub, (("authorization", f"Bearer {token}"),)))
-    call = asyncio.ensure_future(stub.GetProject(pb.GetProjectRequest(project_id=str(uuid.uuid4())), timeout=30))
-    await begun.wait()
+    call = asyncio.ensure_future(stub.GetProject(pb.GetProjectRequest(project_id=str(uuid.uuid4())), timeout=SECONDS))
+    await within(begun.wait())
     runtime.verifier.revocations.add([revocation(session_id=await sid(runtime, token))])
     with pytest.raises(faults.Unauthenticated) as caught:
         await call
@@ -200,14 +204,14 @@ async def test_a_stream_under_way_ends_when_its_token_is_revoked(
     token = suite.person(Role.ROLE_ADMIN).token
     async with grpc.aio.insecure_channel(f"127.0.0.1:{audit.plaintext_port}") as channel:
         stream = AuditServiceStub(channel).VerifyLog(
-            audit_pb.VerifyLogRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=30
+            audit_pb.VerifyLogRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=SECONDS
         )
         await stream.read()
         audit.verifier.revocations.add([revocation(session_id=await sid(audit, token))])
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await _drain(stream)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    await asyncio.wait_for(closed.wait(), 5)
+    await within(closed.wait())
 
 
 async def _drain(stream: Any) -> None:
@@ -230,7 +234,7 @@ async def test_calls_of_others_go_on(suite: Suite, runtime: Runtime, monkeypatch
     person: Person = suite.person(Role.ROLE_ADMIN)
     request = pb.GetProjectRequest(project_id=str(uuid.uuid4()))
     call = asyncio.ensure_future(person.stub(ProjectServiceStub).GetProject(request))
-    await begun.wait()
+    await within(begun.wait())
     runtime.verifier.revocations.add([revocation(session_id=str(uuid.uuid4()))])
     await asyncio.sleep(0.4)
     go_on.set()

@@ -6,10 +6,10 @@ import json
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import pytest
 from cryptography import x509
@@ -20,8 +20,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.kit import clock, faults
 from services.kit.server import Runtime
+from tests.patience import SECONDS, eventually, until, within
 from tests.suite import Person, Suite
-from triptych.common.v1.role_pb2 import Role
 from triptych.projects.v1 import project_service_pb2 as pb
 from triptych.projects.v1.project_pb2 import Project
 from triptych.projects.v1.project_service_pb2_grpc import ProjectServiceStub
@@ -29,25 +29,15 @@ from triptych.projects.v1.version_service_pb2 import CreateVersionRequest
 from triptych.projects.v1.version_service_pb2_grpc import VersionServiceStub
 
 BUF = Path(sys.executable).with_name("buf")
-PATIENCE_SECONDS = 20.0
-
-
-@pytest.fixture
-async def runtime(suite: Suite) -> Runtime:
-    await suite.start("projects")
-    return suite.runtimes["projects"]
-
-
-@pytest.fixture
-def admin(suite: Suite, runtime: Runtime) -> Person:
-    return suite.person(Role.ROLE_ADMIN)
 
 
 async def curl(runtime: Runtime, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Call with buf curl, which asks the server for its contract by reflection."""
     command = [str(BUF), "curl", "--protocol", "grpc", "--http2-prior-knowledge", *arguments]
     command[-1] = f"http://127.0.0.1:{runtime.plaintext_port}{arguments[-1]}"
-    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    return await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, check=False, timeout=SECONDS
+    )
 
 
 @pytest.mark.parametrize("version", ["grpc-v1", "grpc-v1alpha"])
@@ -90,11 +80,9 @@ async def test_a_mistake_by_hand_is_answered_with_its_reason(runtime: Runtime, a
 
 
 @pytest.fixture
-async def production(suite: Suite, runtime: Runtime) -> AsyncIterator[Runtime]:
+async def production(suite: Suite, runtime: Runtime) -> Runtime:
     """A server of the production profile."""
-    started = await suite.launch("projects", profile="production", listen_plaintext="")
-    yield started
-    await started.stop()
+    return await suite.launch("projects", profile="production", listen_plaintext="")
 
 
 async def test_production_has_neither_reflection_nor_plaintext(suite: Suite, production: Runtime) -> None:
@@ -106,7 +94,7 @@ async def test_production_has_neither_reflection_nor_plaintext(suite: Suite, pro
     ) as channel:
         for name in ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"):
             method: Any = channel.stream_stream(f"/{name}/ServerReflectionInfo")
-            call = method([b""])
+            call = method([b""], timeout=SECONDS)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call.read()
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -156,7 +144,7 @@ async def test_only_our_certificates_are_let_in(suite: Suite, runtime: Runtime) 
         )
         async with made as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await ProjectServiceStub(channel).ListProjects(pb.ListProjectsRequest(), timeout=5)
+                await ProjectServiceStub(channel).ListProjects(pb.ListProjectsRequest(), timeout=SECONDS)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -198,8 +186,7 @@ async def test_health_is_watched_and_says_when_the_server_leaves(suite: Suite, r
         watch = health.Watch(health_pb2.HealthCheckRequest(service=""))
         seen = [(await watch.read()).status]
         stopping = asyncio.create_task(leaving.stop())
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            seen.append((await watch.read()).status)
+        seen.append((await within(watch.read())).status)
         watch.cancel()
         await stopping
     assert seen == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
@@ -221,8 +208,7 @@ async def test_what_was_acknowledged_before_a_stop_is_stored(suite: Suite, admin
 
     async with grpc.aio.insecure_channel(f"127.0.0.1:{leaving.plaintext_port}") as channel:
         callers = [asyncio.create_task(caller(ProjectServiceStub(channel), number)) for number in range(8)]
-        while len(stored) < 40:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(stored) >= 40)
         await leaving.stop()
         await asyncio.gather(*callers)
     listed: list[str] = []
@@ -237,9 +223,10 @@ async def test_what_was_acknowledged_before_a_stop_is_stored(suite: Suite, admin
     assert set(stored) <= set(listed)
 
 
-async def test_without_postgres_calls_are_refused_quickly_and_come_back(suite: Suite, admin: Person) -> None:
+async def test_without_postgres_calls_are_refused_quickly_and_come_back(
+    admin: Person, superuser: asyncpg.Connection
+) -> None:
     """The service's connections are cut: callers see UNAVAILABLE or nothing at all, and the pool recovers by itself."""
-    superuser = await suite.backends.postgres_server.connect(suite.database)
     stub = admin.stub(ProjectServiceStub)
     for _ in range(5):
         await superuser.execute(
@@ -251,17 +238,20 @@ async def test_without_postgres_calls_are_refused_quickly_and_come_back(suite: S
         )
         failed = [result for result in results if isinstance(result, BaseException)]
         assert all(isinstance(error, faults.Unavailable) for error in failed), failed
-    await superuser.close()
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            try:
-                await stub.ListProjects(pb.ListProjectsRequest())
-                break
-            except faults.Unavailable:
-                await asyncio.sleep(0.05)
+
+    async def back() -> bool:
+        try:
+            await stub.ListProjects(pb.ListProjectsRequest())
+        except faults.Unavailable:
+            return False
+        return True
+
+    await eventually(back)
 
 
-async def test_a_cancelled_call_leaves_no_transaction_open(suite: Suite, runtime: Runtime, admin: Person) -> None:
+async def test_a_cancelled_call_leaves_no_transaction_open(
+    runtime: Runtime, admin: Person, superuser: asyncpg.Connection
+) -> None:
     stub = admin.stub(ProjectServiceStub)
     for number in range(60):
         request = pb.CreateProjectRequest(project=Project(name=f"cancelled {number}"))
@@ -269,12 +259,9 @@ async def test_a_cancelled_call_leaves_no_transaction_open(suite: Suite, runtime
         await asyncio.sleep(number * 0.0003)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-    superuser = await suite.backends.postgres_server.connect(suite.database)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while await superuser.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE usename = 'triptych_projects_app'"
-            " AND datname = current_database() AND state LIKE 'idle in transaction%'"
-        ):
-            await asyncio.sleep(0.05)
-    await superuser.close()
+    none_open = (
+        "SELECT count(*) = 0 FROM pg_stat_activity WHERE usename = 'triptych_projects_app'"
+        " AND datname = current_database() AND state LIKE 'idle in transaction%'"
+    )
+    await eventually(lambda: superuser.fetchval(none_open))
     await stub.ListProjects(pb.ListProjectsRequest())

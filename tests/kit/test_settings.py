@@ -9,6 +9,7 @@ import pytest
 
 from services.kit.server import REFUSED
 from services.kit.settings import Settings, SettingsInvalid
+from tests.patience import SECONDS
 
 NEEDED = {
     "service": "projects",
@@ -85,7 +86,12 @@ def test_a_start_that_is_refused_says_why_in_one_line(tmp_path: Path) -> None:
     config.write_text('service = "projects"\nlistne = "127.0.0.1:0"\n')
     command = [sys.executable, "-m", "services.projects"]
     done = subprocess.run(
-        command, check=False, env={**os.environ, "TRIPTYCH_CONFIG": str(config)}, capture_output=True, text=True
+        command,
+        check=False,
+        env={**os.environ, "TRIPTYCH_CONFIG": str(config)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
     )
     assert done.returncode == REFUSED
     assert "Traceback" not in done.stdout + done.stderr

@@ -1,6 +1,5 @@
 """What the edge refuses beyond the rules of the protos, and what it brings to one form."""
 
-import asyncio
 import uuid
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 
 from services.kit import faults, validation
+from tests.patience import eventually
 from tests.suite import Person, Suite
 from triptych.audit.v1.audit_service_pb2 import ListEventsRequest
 from triptych.audit.v1.audit_service_pb2_grpc import AuditServiceStub
@@ -20,8 +20,6 @@ from triptych.projects.v1.baseline_service_pb2 import CreateBaselineRequest
 from triptych.projects.v1.baseline_service_pb2_grpc import BaselineServiceStub
 from triptych.projects.v1.project_pb2 import Project
 from triptych.projects.v1.project_service_pb2_grpc import ProjectServiceStub
-
-PATIENCE_SECONDS = 20
 
 
 def nested(levels: int) -> Struct:
@@ -75,9 +73,7 @@ async def test_the_deepest_json_reaches_the_log_and_can_be_read_there(admin: Per
     await admin.stub(ProjectServiceStub).CreateProject(request)
     await admin.stub(ProjectServiceStub).CreateProject(pb.CreateProjectRequest(project=Project(name="after")))
     audit = admin.stub(AuditServiceStub)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while len((await audit.ListEvents(ListEventsRequest())).entries) < 2:
-            await asyncio.sleep(0.05)
+    await eventually(lambda: audit.ListEvents(ListEventsRequest()), lambda page: len(page.entries) == 2)
 
 
 async def test_what_is_too_deep_or_too_large_is_refused(admin: Person) -> None:

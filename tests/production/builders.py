@@ -11,7 +11,7 @@ import asyncpg
 import grpc
 from google.protobuf.struct_pb2 import Struct
 
-from tests.suite import Person, Suite
+from tests.suite import Person, Suite, superuser_of
 from triptych.common.v1.role_pb2 import Role
 from triptych.production.v1 import (
     analysis_pb2,
@@ -136,15 +136,9 @@ async def settle(suite: Suite, configuration: dict[str, Any] | None = None) -> S
 @asynccontextmanager
 async def superuser(suite: Suite) -> AsyncIterator[Any]:
     """Connect past row-level security, to look and to turn clocks."""
-    server = suite.backends.postgres_server
-    connection = await asyncpg.connect(
-        host=server.host, port=server.port, user=server.user, password=server.password, database=suite.database
-    )
-    try:
+    async with superuser_of(suite.backends, suite.database) as connection:
         await connection.execute("SET search_path TO production")
         yield connection
-    finally:
-        await connection.close()
 
 
 @asynccontextmanager

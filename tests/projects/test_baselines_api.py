@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.kit import faults
 from tests.projects.builders import archive, make_project
+from tests.refusals import reason
 from tests.suite import Person, Suite
 from triptych.common.v1.role_pb2 import Role
 from triptych.projects.v1 import baseline_service_pb2 as pb
@@ -21,12 +21,6 @@ from triptych.projects.v1.project_pb2 import Project
 @pytest.fixture
 async def project(admin: Person) -> Project:
     return await make_project(admin)
-
-
-async def _reason(call: Awaitable[Any]) -> str:
-    with pytest.raises(faults.Fault) as caught:
-        await call
-    return caught.value.reason
 
 
 def _recall(project: Project, **more: Any) -> Baseline:
@@ -57,7 +51,7 @@ async def test_one_active_baseline_per_metric_and_operator(admin: Person, projec
     await baselines.UpdateBaseline(pb.UpdateBaselineRequest(baseline=off, update_mask=FieldMask(paths=["active"])))
     await baselines.CreateBaseline(request)
     again = Baseline(id=made[0].id, active=True)
-    assert await _reason(baselines.UpdateBaseline(pb.UpdateBaselineRequest(baseline=again))) == "BASELINE_EXISTS"
+    assert await reason(baselines.UpdateBaseline(pb.UpdateBaselineRequest(baseline=again))) == "BASELINE_EXISTS"
 
 
 async def test_the_revision_changes_with_each_active_baseline(admin: Person, project: Project) -> None:
@@ -73,7 +67,7 @@ async def test_the_revision_changes_with_each_active_baseline(admin: Person, pro
     off = pb.UpdateBaselineRequest(baseline=Baseline(id=made.id), update_mask=FieldMask(paths=["active"]))
     await baselines.UpdateBaseline(off)
     assert await _revision(admin, project) == seen[0]
-    assert await _reason(baselines.UpdateBaseline(pb.UpdateBaselineRequest(baseline=changed))) == "ETAG_MISMATCH"
+    assert await reason(baselines.UpdateBaseline(pb.UpdateBaselineRequest(baseline=changed))) == "ETAG_MISMATCH"
 
 
 async def test_baselines_are_listed_in_pages_by_metric(admin: Person, project: Project) -> None:
@@ -98,9 +92,9 @@ async def test_only_the_mask_can_be_changed_and_stays_in_shape(admin: Person, pr
     baselines = admin.stub(BaselineServiceStub)
     made = (await baselines.CreateBaseline(pb.CreateBaselineRequest(baseline=_recall(project)))).baseline
     bad = pb.UpdateBaselineRequest(baseline=Baseline(id=made.id, confidence=0.5))
-    assert await _reason(baselines.UpdateBaseline(bad)) == "REQUEST_INVALID"
+    assert await reason(baselines.UpdateBaseline(bad)) == "REQUEST_INVALID"
     mask = pb.UpdateBaselineRequest(baseline=Baseline(id=made.id), update_mask=FieldMask(paths=["metric_key"]))
-    assert await _reason(baselines.UpdateBaseline(mask)) == "UPDATE_MASK_INVALID"
+    assert await reason(baselines.UpdateBaseline(mask)) == "UPDATE_MASK_INVALID"
 
 
 async def test_an_archived_project_keeps_its_baselines(admin: Person, project: Project) -> None:
@@ -108,9 +102,9 @@ async def test_an_archived_project_keeps_its_baselines(admin: Person, project: P
     made = (await baselines.CreateBaseline(pb.CreateBaselineRequest(baseline=_recall(project)))).baseline
     await archive(admin, project)
     change = pb.UpdateBaselineRequest(baseline=Baseline(id=made.id, margin=0.5))
-    assert await _reason(baselines.UpdateBaseline(change)) == "PROJECT_ARCHIVED"
+    assert await reason(baselines.UpdateBaseline(change)) == "PROJECT_ARCHIVED"
     more = pb.CreateBaselineRequest(baseline=_recall(project))
-    assert await _reason(baselines.CreateBaseline(more)) == "PROJECT_ARCHIVED"
+    assert await reason(baselines.CreateBaseline(more)) == "PROJECT_ARCHIVED"
 
 
 async def test_another_tenants_baselines_look_like_none(admin: Person, project: Project, suite: Suite) -> None:
@@ -118,11 +112,11 @@ async def test_another_tenants_baselines_look_like_none(admin: Person, project: 
     made = (await own.CreateBaseline(pb.CreateBaselineRequest(baseline=_recall(project)))).baseline
     baselines = suite.person(Role.ROLE_ADMIN).stub(BaselineServiceStub)
     change = pb.UpdateBaselineRequest(baseline=Baseline(id=made.id, margin=0.5))
-    assert await _reason(baselines.UpdateBaseline(change)) == "BASELINE_NOT_FOUND"
+    assert await reason(baselines.UpdateBaseline(change)) == "BASELINE_NOT_FOUND"
     listing = pb.ListBaselinesRequest(project_id=project.id)
-    assert await _reason(baselines.ListBaselines(listing)) == "PROJECT_NOT_FOUND"
+    assert await reason(baselines.ListBaselines(listing)) == "PROJECT_NOT_FOUND"
     more = pb.CreateBaselineRequest(baseline=_recall(project))
-    assert await _reason(baselines.CreateBaseline(more)) == "PROJECT_NOT_FOUND"
+    assert await reason(baselines.CreateBaseline(more)) == "PROJECT_NOT_FOUND"
 
 
 async def test_experiments_reads_baselines_and_a_user_does_not(admin: Person, project: Project, suite: Suite) -> None:

@@ -5,7 +5,6 @@ import hashlib
 import os
 import signal
 import uuid
-from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -13,8 +12,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.kit import faults
 from services.projects.sandbox.supervisors import Sandbox
+from tests.patience import until
 from tests.projects import hostile
 from tests.projects.builders import archive, make_project, struct
+from tests.refusals import reason
 from tests.suite import Person, Suite
 from triptych.common.v1.role_pb2 import Role
 from triptych.projects.v1 import policy_service_pb2 as pb, project_service_pb2
@@ -33,12 +34,6 @@ denials contains {"code": "LOW", "msg": "accuracy is low"} if input.accuracy < L
 
 def _rego(limit: float) -> str:
     return REGO.replace("LIMIT", str(limit))
-
-
-async def _reason(call: Awaitable[Any]) -> str:
-    with pytest.raises(faults.Fault) as caught:
-        await call
-    return caught.value.reason
 
 
 async def _create(admin: Person, name: str, rego: str) -> Policy:
@@ -72,15 +67,15 @@ async def test_a_policy_is_stored_with_its_digest(admin: Person) -> None:
     assert made.digest == hashlib.sha256(_rego(0.9).encode()).hexdigest()
     assert (await policies.CreatePolicy(request)).policy == made
     assert (await policies.GetPolicy(pb.GetPolicyRequest(policy_id=made.id))).policy == made
-    assert await _reason(_create(admin, "accuracy", _rego(0.9))) == "POLICY_NAME_TAKEN"
+    assert await reason(_create(admin, "accuracy", _rego(0.9))) == "POLICY_NAME_TAKEN"
 
 
 async def test_a_source_that_cannot_work_is_not_stored(admin: Person) -> None:
-    assert await _reason(_create(admin, "broken", "package gate\n\ndecision := ")) == "POLICY_INVALID"
-    assert await _reason(_create(admin, "none", "package gate\n\nother := 1\n")) == "POLICY_INVALID"
+    assert await reason(_create(admin, "broken", "package gate\n\ndecision := ")) == "POLICY_INVALID"
+    assert await reason(_create(admin, "none", "package gate\n\nother := 1\n")) == "POLICY_INVALID"
     rego = "package gate\n\ndecision := time.now_ns()\n"
-    assert await _reason(_create(admin, "clock", rego)) == "POLICY_FORBIDDEN_BUILTIN"
-    assert await _reason(_create(admin, "large", "#" * 65_537)) == "REQUEST_INVALID"
+    assert await reason(_create(admin, "clock", rego)) == "POLICY_FORBIDDEN_BUILTIN"
+    assert await reason(_create(admin, "large", "#" * 65_537)) == "REQUEST_INVALID"
     assert not (await admin.stub(PolicyServiceStub).ListPolicies(pb.ListPoliciesRequest())).policies
 
 
@@ -92,7 +87,7 @@ async def test_another_source_is_another_revision(admin: Person, suite: Suite) -
     assert (changed.revision, changed.digest != made.digest) == (2, True)
     described = Policy(id=made.id, description="as before")
     assert (await policies.UpdatePolicy(pb.UpdatePolicyRequest(policy=described))).policy.revision == 2
-    assert await _reason(policies.UpdatePolicy(pb.UpdatePolicyRequest(policy=change))) == "ETAG_MISMATCH"
+    assert await reason(policies.UpdatePolicy(pb.UpdatePolicyRequest(policy=change))) == "ETAG_MISMATCH"
     async with suite.runtimes["projects"].db.begin(tenant=admin.tenant_id) as tx:
         sql = "SELECT source_revision, rego FROM policy_revisions WHERE policy_id = $1 ORDER BY 1"
         kept = [tuple(row) for row in await tx.connection.fetch(sql, made.id)]
@@ -105,7 +100,7 @@ async def test_an_update_passes_the_same_door(admin: Person) -> None:
 
     async def update(rego: str, *paths: str) -> str:
         request = pb.UpdatePolicyRequest(policy=Policy(id=made.id, rego=rego), update_mask=FieldMask(paths=paths))
-        return await _reason(policies.UpdatePolicy(request))
+        return await reason(policies.UpdatePolicy(request))
 
     assert await update("package gate\n\ndecision := ") == "POLICY_INVALID"
     clock = "package gate\n\ndecision := time.now_ns()\n"
@@ -154,8 +149,8 @@ async def test_active_attached_policies_decide_in_order_of_name(admin: Person) -
 
 async def test_an_input_that_is_too_large_or_no_json_is_refused(admin: Person) -> None:
     project = await make_project(admin)
-    assert await _reason(_evaluate(admin, project, {"text": "x" * 256 * 1024})) == "REQUEST_INVALID"
-    assert await _reason(_evaluate(admin, project, {"n": float("nan")})) == "REQUEST_INVALID"
+    assert await reason(_evaluate(admin, project, {"text": "x" * 256 * 1024})) == "REQUEST_INVALID"
+    assert await reason(_evaluate(admin, project, {"n": float("nan")})) == "REQUEST_INVALID"
 
 
 async def test_hostile_policies_are_outcomes_and_other_calls_go_on(admin: Person, suite: Suite) -> None:
@@ -177,45 +172,36 @@ async def test_hostile_policies_are_outcomes_and_other_calls_go_on(admin: Person
 
 
 async def test_without_a_sandbox_nothing_is_decided(admin: Person, suite: Suite) -> None:
-    runtime = await suite.launch("projects")
-    assert runtime is not suite.runtimes["projects"]
-    before = suite.runtimes["projects"]
-    suite.runtimes["projects"] = runtime
-    try:
+    async with suite.instead("projects") as runtime:
         project = await make_project(admin)
         await _attach(admin, project, await _create(admin, "accuracy", _rego(0.9)))
         sandbox = next(close.__self__ for close in runtime._closers if isinstance(close.__self__, Sandbox))  # type: ignore[attr-defined]
         os.kill(sandbox.pid, signal.SIGSTOP)
         evaluation = asyncio.create_task(_evaluate(admin, project, {"accuracy": 1}))
-        async with asyncio.timeout(20):
-            while not sandbox._waiting:
-                await asyncio.sleep(0.01)
+        await until(lambda: bool(sandbox._waiting))
         os.kill(sandbox.pid, signal.SIGKILL)
-        assert await _reason(evaluation) == "POLICY_SANDBOX_UNAVAILABLE"
-    finally:
-        suite.runtimes["projects"] = before
-        await runtime.stop()
+        assert await reason(evaluation) == "POLICY_SANDBOX_UNAVAILABLE"
 
 
 async def test_an_archived_project_keeps_its_policies(admin: Person) -> None:
     policies, project = admin.stub(PolicyServiceStub), await make_project(admin)
     policy = await _create(admin, "accuracy", _rego(0.9))
     await archive(admin, project)
-    assert await _reason(_attach(admin, project, policy)) == "PROJECT_ARCHIVED"
+    assert await reason(_attach(admin, project, policy)) == "PROJECT_ARCHIVED"
     request = pb.DetachPolicyRequest(project_id=project.id, policy_id=policy.id)
-    assert await _reason(policies.DetachPolicy(request)) == "PROJECT_ARCHIVED"
+    assert await reason(policies.DetachPolicy(request)) == "PROJECT_ARCHIVED"
 
 
 async def test_another_tenants_policies_look_like_none(admin: Person, suite: Suite) -> None:
     policy, project = await _create(admin, "accuracy", _rego(0.9)), await make_project(admin)
     stranger = suite.person(Role.ROLE_ADMIN)
     policies, own = stranger.stub(PolicyServiceStub), await make_project(stranger)
-    assert await _reason(policies.GetPolicy(pb.GetPolicyRequest(policy_id=policy.id))) == "POLICY_NOT_FOUND"
+    assert await reason(policies.GetPolicy(pb.GetPolicyRequest(policy_id=policy.id))) == "POLICY_NOT_FOUND"
     change = pb.UpdatePolicyRequest(policy=Policy(id=policy.id, description="x"))
-    assert await _reason(policies.UpdatePolicy(change)) == "POLICY_NOT_FOUND"
-    assert await _reason(_attach(stranger, own, policy)) == "POLICY_NOT_FOUND"
-    assert await _reason(_attach(stranger, project, policy)) == "PROJECT_NOT_FOUND"
-    assert await _reason(_evaluate(stranger, project, {})) == "PROJECT_NOT_FOUND"
+    assert await reason(policies.UpdatePolicy(change)) == "POLICY_NOT_FOUND"
+    assert await reason(_attach(stranger, own, policy)) == "POLICY_NOT_FOUND"
+    assert await reason(_attach(stranger, project, policy)) == "PROJECT_NOT_FOUND"
+    assert await reason(_evaluate(stranger, project, {})) == "PROJECT_NOT_FOUND"
     assert (await _create(stranger, "accuracy", _rego(0.9))).id != policy.id
 
 

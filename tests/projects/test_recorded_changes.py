@@ -5,7 +5,7 @@ import uuid
 from typing import Any
 
 from tests.projects.builders import Zones, make_project
-from tests.suite import Person, Suite
+from tests.suite import Person, Suite, superuser_of
 from triptych.projects.v1 import policy_service_pb2, version_service_pb2
 from triptych.projects.v1.policy_pb2 import Policy
 from triptych.projects.v1.policy_service_pb2_grpc import PolicyServiceStub
@@ -16,10 +16,9 @@ REGO = 'package triptych.p\nimport rego.v1\ndecision := {{"allow": {}, "deny": [
 
 async def recorded(suite: Suite, entity: str) -> list[tuple[str, dict[str, Any]]]:
     """Give action and payload of the events about an entity, oldest first."""
-    superuser = await suite.backends.postgres_server.connect(suite.database)
     query = "SELECT action, payload FROM projects.outbox WHERE entity = $1 ORDER BY event_id"
-    rows = await superuser.fetch(query, entity)
-    await superuser.close()
+    async with superuser_of(suite.backends, suite.database) as superuser:
+        rows = await superuser.fetch(query, entity)
     return [(row["action"], json.loads(row["payload"])) for row in rows]
 
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
@@ -14,6 +14,7 @@ from services.projects import decisions, policies
 from services.projects.policies import PolicyForbiddenBuiltin, PolicyInvalid
 from services.projects.sandbox import frames
 from services.projects.sandbox.supervisors import PolicySandboxUnavailable, Sandbox
+from tests.patience import output, until, within
 from tests.projects import hostile
 from triptych.projects.v1.policy_pb2 import PolicyOutcome
 
@@ -32,13 +33,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     keeper = asyncio.create_task(made.keep())
     yield made
     keeper.cancel()
-    await made.close()
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.02)
+    await within(made.close())
 
 
 def _exists(pid: int) -> bool:
@@ -155,15 +150,15 @@ async def test_a_source_that_works_is_admitted(sandbox: Sandbox, source: str) ->
 async def test_a_zygote_that_is_killed_is_replaced(sandbox: Sandbox) -> None:
     before = sandbox.pid
     os.kill(before, signal.SIGKILL)
-    await _until(lambda: sandbox.pid not in (0, before))
-    await _until(lambda: sandbox.ready)
+    await until(lambda: sandbox.pid not in (0, before))
+    await until(lambda: sandbox.ready)
     assert await _outcome(sandbox, GOOD) == PolicyOutcome.POLICY_OUTCOME_ALLOW
 
 
 async def test_who_waits_when_the_zygote_dies_is_told(sandbox: Sandbox) -> None:
     os.kill(sandbox.pid, signal.SIGSTOP)
     waiting = asyncio.create_task(sandbox.evaluate(GOOD, {}))
-    await _until(lambda: bool(sandbox._waiting))
+    await until(lambda: bool(sandbox._waiting))
     os.kill(sandbox.pid, signal.SIGKILL)
     with pytest.raises(PolicySandboxUnavailable):
         await waiting
@@ -175,7 +170,7 @@ async def test_a_silent_zygote_is_given_up(sandbox: Sandbox, monkeypatch: pytest
     os.kill(before, signal.SIGSTOP)
     with pytest.raises(PolicySandboxUnavailable):
         await sandbox.evaluate(GOOD, {})
-    await _until(lambda: sandbox.pid not in (0, before))
+    await until(lambda: sandbox.pid not in (0, before))
 
 
 async def test_a_sandbox_that_is_closed_leaves_no_process() -> None:
@@ -201,11 +196,13 @@ async def test_a_zygote_and_its_cells_die_with_the_service() -> None:
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
-    zygote = int(await process.stdout.readline())
-    assert _exists(zygote)
-    process.kill()
-    await process.wait()
-    await _until(lambda: not _alive(zygote))
+    try:
+        zygote = int(await within(process.stdout.readline()))
+        assert _exists(zygote)
+    finally:
+        process.kill()
+    await within(process.wait())
+    await until(lambda: not _alive(zygote))
 
 
 def _alive(pid: int) -> bool:
@@ -219,7 +216,7 @@ def _alive(pid: int) -> bool:
 async def test_the_zygote_knows_nothing_of_the_service(sandbox: Sandbox) -> None:
     script = "import sys, services.projects.sandbox.zygote; print(sorted(sys.modules))"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
-    modules = (await process.communicate())[0].decode()
+    modules = (await output(process))[0].decode()
     for name in ("'grpc'", "'asyncio'", "'services.kit'", "'sqlalchemy'", "'google.protobuf'"):
         assert name not in modules
     assert _environment(sandbox.pid) == [b"MIMALLOC_ARENA_RESERVE=32768"]

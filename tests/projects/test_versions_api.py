@@ -9,6 +9,7 @@ import pytest
 
 from services.kit import faults
 from tests.projects.builders import Zones, archive, make_project, production_of, struct
+from tests.refusals import reason
 from tests.suite import Person, Suite
 from triptych.common.v1.role_pb2 import Role
 from triptych.projects.v1 import version_service_pb2 as pb
@@ -21,12 +22,6 @@ V1, V2, V3 = VersionTag.VERSION_TAG_V1, VersionTag.VERSION_TAG_V2, VersionTag.VE
 @pytest.fixture
 async def zones(admin: Person) -> Zones:
     return Zones(admin, await make_project(admin, {"model": "small"}))
-
-
-async def _reason(call: Awaitable[Any]) -> str:
-    with pytest.raises(faults.Fault) as caught:
-        await call
-    return caught.value.reason
 
 
 async def _tags(admin: Person, zones: Zones) -> list[tuple[str, int, bool]]:
@@ -72,12 +67,12 @@ async def test_a_clone_names_its_parent_which_must_be_there(zones: Zones) -> Non
     parent = await zones.try_out({"model": "large"})
     assert (await zones.try_out({"model": "large"}, parent_version_id=parent.id)).parent_version_id == parent.id
     missing = zones.try_out({"model": "large"}, parent_version_id=str(uuid.uuid4()))
-    assert await _reason(missing) == "VERSION_NOT_FOUND"
+    assert await reason(missing) == "VERSION_NOT_FOUND"
 
 
 async def test_a_configuration_without_canonical_form_is_refused(admin: Person, zones: Zones) -> None:
-    assert await _reason(zones.try_out({"n": 2.0**60})) == "CONFIGURATION_INVALID"
-    assert await _reason(zones.try_out({"text": "x" * 70_000})) == "CONFIGURATION_INVALID"
+    assert await reason(zones.try_out({"n": 2.0**60})) == "CONFIGURATION_INVALID"
+    assert await reason(zones.try_out({"text": "x" * 70_000})) == "CONFIGURATION_INVALID"
     request = pb.HashConfigurationRequest(project_id=zones.project.id, configuration=struct({"a": {"b": float("nan")}}))
     with pytest.raises(faults.InvalidArgument) as caught:
         await admin.stub(VersionServiceStub).HashConfiguration(request)
@@ -111,9 +106,9 @@ async def test_promoting_twice_is_no_error_and_changes_nothing(admin: Person, zo
 async def test_the_first_promotion_of_an_empty_project_expects_nothing(admin: Person) -> None:
     zones = Zones(admin, await make_project(admin))
     request = pb.GetProductionVersionRequest(project_id=zones.project.id)
-    assert await _reason(admin.stub(VersionServiceStub).GetProductionVersion(request)) == "PROJECT_WITHOUT_PRODUCTION"
+    assert await reason(admin.stub(VersionServiceStub).GetProductionVersion(request)) == "PROJECT_WITHOUT_PRODUCTION"
     candidate = await zones.try_out({"model": "large"})
-    assert await _reason(zones.promote(candidate, expected=str(uuid.uuid4()))) == "PRODUCTION_MOVED"
+    assert await reason(zones.promote(candidate, expected=str(uuid.uuid4()))) == "PRODUCTION_MOVED"
     assert (await zones.promote(candidate)).superseded_version_id == ""
 
 
@@ -124,7 +119,7 @@ async def test_a_promotion_decided_on_another_production_is_refused(zones: Zones
     with pytest.raises(faults.Aborted) as caught:
         await zones.promote(second, expected=seen)
     assert (caught.value.reason, caught.value.facts["production_version_id"]) == ("PRODUCTION_MOVED", first.id)
-    assert await _reason(zones.promote(second, expected="")) == "PRODUCTION_MOVED"
+    assert await reason(zones.promote(second, expected="")) == "PRODUCTION_MOVED"
 
 
 async def test_of_two_promotions_at_once_exactly_one_wins(admin: Person, zones: Zones) -> None:
@@ -161,7 +156,7 @@ async def test_only_v1_is_promotable(zones: Zones) -> None:
         await zones.promote(first)
     assert (caught.value.reason, caught.value.facts) == ("VERSION_NOT_PROMOTABLE", {"tag": "v2"})
     await zones.demote(first.id)
-    assert await _reason(zones.promote(first)) == "VERSION_NOT_PROMOTABLE"
+    assert await reason(zones.promote(first)) == "VERSION_NOT_PROMOTABLE"
 
 
 async def test_a_demotion_restores_the_last_that_is_still_v2(admin: Person, zones: Zones) -> None:
@@ -215,9 +210,9 @@ async def test_rolling_back_goes_back_step_by_step(admin: Person, zones: Zones) 
     await zones.promote(second)
     answer = await zones.roll_back(expected=second.id)
     assert (answer.version.id, answer.version.current, answer.superseded_version_id) == (first.id, True, second.id)
-    assert await _reason(zones.roll_back(expected=second.id)) == "PRODUCTION_MOVED"
+    assert await reason(zones.roll_back(expected=second.id)) == "PRODUCTION_MOVED"
     assert (await zones.roll_back()).version.id == born
-    assert await _reason(zones.roll_back()) == "VERSION_WITHOUT_PREDECESSOR"
+    assert await reason(zones.roll_back()) == "VERSION_WITHOUT_PREDECESSOR"
     assert {id_: tag for id_, tag, _ in await _tags(admin, zones)}[second.id] == V2
 
 
@@ -233,14 +228,14 @@ async def test_an_archived_project_takes_nothing_in(admin: Person, zones: Zones)
     candidate = await zones.try_out({"n": 1})
     await archive(admin, zones.project)
     for call in (zones.try_out({"n": 2}), zones.promote(candidate), zones.roll_back()):
-        assert await _reason(call) == "PROJECT_ARCHIVED"
+        assert await reason(call) == "PROJECT_ARCHIVED"
 
 
 async def test_who_is_no_admin_sees_v2_only(admin: Person, zones: Zones, suite: Suite) -> None:
     tried = await zones.try_out({"n": 1})
     viewer = admin.colleague(Role.ROLE_VIEWER)
     versions = viewer.stub(VersionServiceStub)
-    assert await _reason(versions.GetVersion(pb.GetVersionRequest(version_id=tried.id))) == "VERSION_NOT_FOUND"
+    assert await reason(versions.GetVersion(pb.GetVersionRequest(version_id=tried.id))) == "VERSION_NOT_FOUND"
     born = zones.project.production_version_id
     assert (await versions.GetVersion(pb.GetVersionRequest(version_id=born))).version.id == born
     assert [id_ for id_, _, _ in await _tags(viewer, zones)] == [born]
@@ -274,7 +269,7 @@ async def test_another_tenants_versions_look_like_none(zones: Zones, suite: Suit
     stranger = suite.person(Role.ROLE_ADMIN)
     versions = stranger.stub(VersionServiceStub)
     project_id = zones.project.id
-    assert await _reason(versions.GetVersion(pb.GetVersionRequest(version_id=tried.id))) == "VERSION_NOT_FOUND"
+    assert await reason(versions.GetVersion(pb.GetVersionRequest(version_id=tried.id))) == "VERSION_NOT_FOUND"
     calls: list[Awaitable[Any]] = [
         versions.ListVersions(pb.ListVersionsRequest(project_id=project_id)),
         versions.GetProductionVersion(pb.GetProductionVersionRequest(project_id=project_id)),
@@ -283,11 +278,11 @@ async def test_another_tenants_versions_look_like_none(zones: Zones, suite: Suit
         versions.HashConfiguration(pb.HashConfigurationRequest(project_id=project_id, configuration=struct({}))),
         Zones(stranger, zones.project).try_out({"n": 1}),
     ]
-    assert {await _reason(call) for call in calls} == {"PROJECT_NOT_FOUND"}
-    assert await _reason(Zones(stranger, zones.project).promote(tried, expected="")) == "VERSION_NOT_FOUND"
-    assert await _reason(Zones(stranger, zones.project).demote(tried.id)) == "VERSION_NOT_FOUND"
+    assert {await reason(call) for call in calls} == {"PROJECT_NOT_FOUND"}
+    assert await reason(Zones(stranger, zones.project).promote(tried, expected="")) == "VERSION_NOT_FOUND"
+    assert await reason(Zones(stranger, zones.project).demote(tried.id)) == "VERSION_NOT_FOUND"
     theirs = Zones(stranger, await make_project(stranger))
-    assert await _reason(theirs.try_out({"n": 1}, parent_version_id=tried.id)) == "VERSION_NOT_FOUND"
+    assert await reason(theirs.try_out({"n": 1}, parent_version_id=tried.id)) == "VERSION_NOT_FOUND"
 
 
 async def test_people_do_not_promote_and_less_than_an_admin_does_not_roll_back(admin: Person, zones: Zones) -> None:

@@ -23,6 +23,13 @@ class Island(Suite):
         self.home = Home(folder / "home")
         self.home.open()
         self.openbao = OpenBao(self.home, _free_port(), _free_port())
+        try:
+            self._open()
+        except BaseException:  # whoever was to stop it never gets it
+            self._close()
+            raise
+
+    def _open(self) -> None:
         self.openbao.start()
         self.root: hvac.Client = self.openbao.unlock()
         vaults.provision(self.root, PLAN, topology.deploy() / "vault" / "policies")
@@ -47,7 +54,12 @@ class Island(Suite):
 
     async def stop(self) -> None:
         """Stop the services and OpenBao."""
-        await super().stop()
+        try:
+            await super().stop()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         self.openbao.stop()
         self.home.close()
 

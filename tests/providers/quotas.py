@@ -1,8 +1,6 @@
 """Reserving and settling as tests do it, and what quotas and counters show then."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,8 @@ from services.providers.bookings import Bookings
 from services.providers.budgets import Budgets
 from services.providers.counters import Counters
 from services.providers.rebuilds import Rebuilds
-from tests.suite import Person, Suite
+from tests.patience import eventually
+from tests.suite import Person
 from triptych.common.v1.principal_pb2 import Principal, PrincipalKind
 from triptych.providers.v1 import quota_service_pb2 as pb
 from triptych.providers.v1.provider_pb2 import Provider
@@ -57,22 +56,14 @@ async def counters(store: Redis, person: Person) -> dict[str, int]:
 
 async def patiently(call: Callable[[], Awaitable[Any]]) -> Any:
     """Do what every client does when the server is busy or out of time: repeat the same request."""
-    while True:
+
+    async def attempt() -> tuple[Any] | None:
         try:
-            return await call()
+            return (await call(),)
         except (faults.ResourceExhausted, faults.DeadlineExceeded, faults.Unavailable) as fault:
-            if fault.reason == "QUOTA_EXCEEDED":
-                return fault
-            await asyncio.sleep(0.05)
+            return (fault,) if fault.reason == "QUOTA_EXCEEDED" else None
 
-
-@contextmanager
-def served_by(suite: Suite, runtime: Runtime) -> Iterator[None]:
-    """Stubs that are made here call this server."""
-    usual = suite.runtimes["providers"]
-    suite.runtimes["providers"] = runtime
-    yield
-    suite.runtimes["providers"] = usual
+    return (await eventually(attempt))[0]
 
 
 def bookings_with(runtime: Runtime, store: Redis) -> Bookings:

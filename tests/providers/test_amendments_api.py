@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 import pytest
@@ -11,10 +11,12 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from services.kit import faults
 from services.kit.server import Runtime
 from tests.fakes.openai_server import FakeOpenAI
+from tests.patience import until
 from tests.providers.conftest import AddProvider
 from tests.providers.rounds import make_rounds
 from tests.providers.test_keys_api import OPENAI, store, to_resolve
 from tests.providers.test_rotations_api import materials, rotate
+from tests.refusals import reason
 from tests.suite import Person, Suite
 from triptych.common.v1.role_pb2 import Role
 from triptych.providers.v1 import key_service_pb2, provider_service_pb2 as pb, quota_service_pb2
@@ -146,35 +148,32 @@ async def test_the_usual_port_is_the_same_whether_it_is_written_or_not(
     assert caught.value.facts == {"host": "api.openai.com", "port": "443"}
 
 
+async def begun(storing: Coroutine[Any, Any, Any], fake: FakeOpenAI) -> asyncio.Task[Any]:
+    """Begin to store a key, up to where its provider is asked, which takes its time."""
+    fake.mode = "slow"
+    task = asyncio.create_task(storing)
+    await until(lambda: fake.requests)
+    return task
+
+
 async def test_a_provider_that_moves_to_another_port_while_a_key_is_proven_does_not_get_it(
     admin: Person, user: Person, add_provider: AddProvider, fake: FakeOpenAI
 ) -> None:
     made = await add_provider(type=OPENAI, api_endpoint=fake.url)
-    fake.mode = "slow"
-    storing = asyncio.create_task(store(user, made))
-    async with asyncio.timeout(10):
-        while not fake.requests:
-            await asyncio.sleep(0.005)
+    storing = await begun(store(user, made), fake)
     await update(admin, made, api_endpoint="http://127.0.0.1:9")
     fake.released.set()
-    with pytest.raises(faults.Aborted) as caught:
-        await storing
-    assert caught.value.reason == "PROVIDER_CHANGED"
+    assert await reason(storing) == "PROVIDER_CHANGED"
 
 
 async def test_a_provider_that_moves_while_a_key_is_proven_there_does_not_get_it(
     admin: Person, user: Person, add_provider: AddProvider, fake: FakeOpenAI
 ) -> None:
     made = await add_provider(type=OPENAI, api_endpoint=fake.url)
-    fake.mode = "slow"
-    storing = asyncio.create_task(store(user, made))
-    while not fake.requests:
-        await asyncio.sleep(0.005)
+    storing = await begun(store(user, made), fake)
     await update(admin, made, api_endpoint="https://api.openai.com")
     fake.released.set()
-    with pytest.raises(faults.Aborted) as caught:
-        await storing
-    assert caught.value.reason == "PROVIDER_CHANGED"
+    assert await reason(storing) == "PROVIDER_CHANGED"
 
 
 async def test_a_provider_that_is_switched_off_takes_and_opens_no_key(

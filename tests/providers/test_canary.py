@@ -29,6 +29,7 @@ from services.providers.adapters.openai import Compatible, OpenAI
 from services.providers.secrets import Secret
 from tests.fakes.model_servers import FakeModels
 from tests.fakes.openai_server import FakeOpenAI, Mode
+from tests.patience import output, until, within
 from tests.providers.conftest import AddProvider
 from tests.providers.test_keys_api import owner, to_resolve, to_store
 from tests.suite import Person, Suite
@@ -136,14 +137,15 @@ async def _lines(services: list[str], capfd: pytest.CaptureFixture[str]) -> list
         for method in descriptor_pool.Default().FindServiceByName(name).methods
     }
     written: list[str] = []
-    async with asyncio.timeout(10):
-        while True:
-            log.flush()
-            output = capfd.readouterr()
-            written += [output.out, output.err]
-            if not (paths := {path for path in paths if not any(path in text for text in written)}):
-                return written
-            await asyncio.sleep(0.02)
+
+    def all_there() -> bool:
+        log.flush()
+        output = capfd.readouterr()
+        written.extend([output.out, output.err])
+        return all(any(path in text for text in written) for path in paths)
+
+    await until(all_there)
+    return written
 
 
 async def _dek(runtime: Runtime, superuser: Any, key_id: str) -> bytes:
@@ -198,14 +200,11 @@ async def test_the_canary_is_nowhere_but_in_the_one_answer_that_asks_for_it(  # 
         found.append(exists.value)
     database = await _in_database(superuser)
     await superuser.execute("UPDATE user_providers SET encrypted_dek = 'vault:v1:x' WHERE id = $1", key_id)
-    other = (await suite.launch("providers", allow_loopback_endpoints=True), suite.runtimes["providers"])
-    suite.runtimes["providers"] = other[0]
-    cold = (await suite.service("production", user)).stub(KeyServiceStub)
-    suite.runtimes["providers"] = other[1]
+    async with suite.instead("providers", allow_loopback_endpoints=True):
+        cold = (await suite.service("production", user)).stub(KeyServiceStub)
     with pytest.raises(faults.Unavailable) as damaged:
         await cold.ResolveKey(to_resolve(user, provider))
     found.append(damaged.value)
-    await other[0].stop()
     answers.append(await stub.GetKey(pb.GetKeyRequest(key_id=key_id)))
     answers.append(await stub.ListKeys(pb.ListKeysRequest()))
     services = [name for name, _ in runtime._adders]
@@ -237,11 +236,12 @@ async def test_the_process_leaves_no_core() -> None:
         sys.executable, "-u", "-c", script, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    assert await process.stdout.readline() == b"ready\n"
-    limits = await asyncio.to_thread(Path(f"/proc/{process.pid}/limits").read_text)
+    try:
+        assert await within(process.stdout.readline()) == b"ready\n"
+        limits = await asyncio.to_thread(Path(f"/proc/{process.pid}/limits").read_text)
+    finally:
+        await output(process, b"")
     assert re.search(r"Max core file size\s+0\s+0\s", limits)
-    process.terminate()
-    await process.wait()
 
 
 def test_the_service_takes_that_right_away_before_it_serves() -> None:

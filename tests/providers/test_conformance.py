@@ -61,7 +61,6 @@ async def side(request: pytest.FixtureRequest) -> AsyncIterator[Side]:
     async with FakeModels(KINDS[kind], prefix="" if kind == "local" else "sk-demo-") as server:
         client = Exchanges(allow_loopback=True, local_endpoint=f"{server.url}/v1")
         yield Side(kind, server, client)
-        server.released.set()
         await client.close()
 
 

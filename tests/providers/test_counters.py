@@ -38,11 +38,6 @@ def at(accounts: Accounts, *, now: datetime | None = None, own: int = 7, whole: 
     )
 
 
-@pytest.fixture
-def counters(store: Redis) -> Counters:
-    return Counters(store)
-
-
 def hold(accounts: Accounts, *, tokens: int = 10, cost: int = 5, seconds: int = 60) -> Hold:
     own = accounts.own
     return Hold(str(uuid.uuid4()), Want(tokens, cost), own.day, own.now + timedelta(seconds=seconds))

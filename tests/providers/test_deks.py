@@ -18,6 +18,7 @@ from services.providers.envelopes import Binding
 from services.providers.owners import Owner
 from services.providers.secrets import Secret
 from tests.fakes.openai_server import FakeOpenAI
+from tests.patience import within
 from tests.providers.conftest import AddProvider
 from tests.providers.test_keys_api import secret, store, to_resolve, to_store
 from tests.suite import Person, Suite
@@ -119,18 +120,14 @@ async def test_without_openbao_warm_keys_open_and_everything_else_says_so_quickl
     await store(user, provider, api_key)
     await store(admin, provider)
     fake.requests.clear()
-    lonely = await suite.launch("providers", allow_loopback_endpoints=True)
-    usual, suite.runtimes["providers"] = suite.runtimes["providers"], lonely
-    experiments = (await suite.service("experiments", user)).stub(KeyServiceStub)
-    stub = user.stub(KeyServiceStub)
-    suite.runtimes["providers"] = usual
+    async with suite.instead("providers", allow_loopback_endpoints=True) as lonely:
+        experiments = (await suite.service("experiments", user)).stub(KeyServiceStub)
+        stub = user.stub(KeyServiceStub)
     assert (await experiments.ResolveKey(to_resolve(user, provider))).api_key == api_key
     lonely.vault._client = hvac.Client(url="http://127.0.0.1:1", timeout=2)
     assert (await experiments.ResolveKey(to_resolve(user, provider))).api_key == api_key
     for call in (experiments.ResolveKey(to_resolve(admin, provider)), stub.StoreKey(to_store(provider))):
-        async with asyncio.timeout(5):
-            with pytest.raises(faults.Unavailable) as caught:
-                await call
+        with pytest.raises(faults.Unavailable) as caught:
+            await within(call)
         assert (caught.value.reason, caught.value.facts["dependency"]) == ("DEPENDENCY_UNAVAILABLE", "openbao")
     assert not fake.requests  # a key that cannot be sealed is not sent around either
-    await lonely.stop()

@@ -16,10 +16,11 @@ from services.providers.failures import CallFailed, Kind
 from services.providers.secrets import Secret
 from tests.fakes.model_servers import WORDS, FakeModels
 from tests.fakes.openai_server import FakeOpenAI
+from tests.patience import eventually, until
 from tests.providers.conftest import AddProvider
+from tests.providers.models import KEY, asking
 from tests.providers.rounds import make_rounds
 from tests.providers.test_keys_api import OPENAI, store
-from tests.providers.test_models_api import KEY, asking
 from tests.providers.test_rotations_api import materials
 from tests.providers.test_validations_api import make_due
 from tests.suite import Person, Suite
@@ -35,13 +36,6 @@ from triptych.providers.v1.key_service_pb2_grpc import KeyServiceStub
 from triptych.providers.v1.model_service_pb2_grpc import ModelServiceStub
 from triptych.providers.v1.provider_pb2 import Provider
 from triptych.providers.v1.provider_service_pb2_grpc import ProviderServiceStub
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[FakeModels]:
-    async with FakeModels("openai") as running:
-        yield running
-        running.released.set()
 
 
 @pytest.fixture
@@ -108,16 +102,14 @@ async def test_keys_of_one_tenant_end_while_a_provider_of_another_does_not_answe
         dead.requests.clear()
         async with make_rounds(runtime) as rounds:
             going = asyncio.create_task(rounds.run())
-            async with asyncio.timeout(10):
-                while not dead.requests:  # somebody, this process or the suite's own, waits for it now
-                    await asyncio.sleep(0.02)
+            try:
+                await until(lambda: dead.requests)  # somebody, this process or the suite's own, waits for it now
                 await superuser.execute("UPDATE user_providers SET expire_time = now() WHERE id = $1", ours.id)
-                while await materials(superuser, ours) != (None, None):
-                    await asyncio.sleep(0.02)
-            assert not dead.released.is_set()
-            going.cancel()
-            await asyncio.wait([going])
-        dead.released.set()
+                await eventually(lambda: materials(superuser, ours), lambda left: left == (None, None))
+                assert not dead.released.is_set()
+            finally:
+                going.cancel()
+                await asyncio.wait([going])
 
 
 async def one_key(admin: Person, server: FakeOpenAI) -> Any:

@@ -34,12 +34,6 @@ from triptych.providers.v1.provider_pb2 import Provider, ProviderType
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FakeModels]:
-    async with FakeModels("openai") as running:
-        yield running
-
-
-@pytest.fixture
 async def provider(add_provider: AddProvider, server: FakeModels) -> Provider:
     return await add_provider(type=ProviderType.PROVIDER_TYPE_OPENAI, api_endpoint=server.url)
 
@@ -178,14 +172,16 @@ async def test_what_calls_come_to_is_seen_in_the_health(
 async def test_a_watch_shows_how_things_stand_then_each_change_and_ends(
     admin: Person, provider: Provider, server: FakeModels, checks: Checks, superuser: Any
 ) -> None:
-    call = admin.stub(HealthServiceStub).WatchProviderHealth(pb.WatchProviderHealthRequest(seconds=3))
+    call = admin.stub(HealthServiceStub).WatchProviderHealth(pb.WatchProviderHealthRequest(seconds=300))
     first: Any = await call.read()
     assert first.provider_health.state == health.HEALTH_STATE_UNKNOWN
     await superuser.execute("UPDATE providers SET create_time = now() - interval '1 hour' WHERE id = $1", provider.id)
     await checks.check()
     second: Any = await call.read()
     assert second.provider_health.state == health.HEALTH_STATE_HEALTHY
-    assert await call.read() is grpc.aio.EOF
+    call.cancel()
+    call = admin.stub(HealthServiceStub).WatchProviderHealth(pb.WatchProviderHealthRequest(seconds=1))
+    assert [message.provider_health.state async for message in call] == [health.HEALTH_STATE_HEALTHY]
     assert await call.code() is grpc.StatusCode.OK
 
 

@@ -54,11 +54,6 @@ async def provider(add_provider: AddProvider, fake: FakeOpenAI) -> Provider:
     return await add_provider(type=OPENAI, api_endpoint=fake.url)
 
 
-@pytest.fixture
-async def experiments(suite: Suite, user: Person) -> "KeyServiceAsyncStub":
-    return (await suite.service("experiments", user)).stub(KeyServiceStub)
-
-
 async def test_a_stored_key_shows_four_characters_and_opens_for_a_service(
     user: Person, provider: Provider, experiments: "KeyServiceAsyncStub"
 ) -> None:

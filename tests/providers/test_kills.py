@@ -8,6 +8,7 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from services.providers.counters import Counters
 from services.providers.drifts import Drifts
 from services.providers.owners import Owner
 from services.providers.rebuilds import Rebuilds
+from tests.patience import SECONDS, eventually, many_rounds, within
 from tests.providers.conftest import AddProvider
 from tests.suite import Person, Suite
 from triptych.common.v1.principal_pb2 import Principal, PrincipalKind
@@ -33,8 +35,6 @@ from triptych.providers.v1.quota_service_pb2_grpc import QuotaServiceStub
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS, CALLERS = 17, 5
-SECONDS = 60
-"""That everything has to come right in; holds of ten seconds are part of it."""
 
 
 class Victims:
@@ -49,8 +49,7 @@ class Victims:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order, default=str).encode() + b"\n")
-        async with asyncio.timeout(30):
-            pid, port = (await self._process.stdout.readline()).split()
+        pid, port = (await within(self._process.stdout.readline())).split()
         return int(pid), int(port)
 
     def kill(self, pid: int) -> None:
@@ -61,7 +60,7 @@ class Victims:
     async def close(self) -> None:
         """End all, also who never told its pid, and the program that made them."""
         os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.wait()
+        await within(self._process.wait())
 
 
 @pytest.fixture
@@ -75,6 +74,7 @@ async def victims() -> AsyncIterator[Victims]:
     await running.close()
 
 
+@many_rounds
 async def test_after_a_hundred_kills_nothing_is_held_and_counters_are_the_ledger(  # noqa: PLR0917 - fixtures
     suite: Suite, runtime: Runtime, admin: Person, add_provider: AddProvider, victims: Victims, store: Redis,
     superuser: Any,
@@ -90,9 +90,7 @@ async def test_after_a_hundred_kills_nothing_is_held_and_counters_are_the_ledger
         service, port = await victims.start({"settings": settings, "key": key})
         order = {"port": port, "token": person.token, "provider_id": provider.id}
         callers = [(await victims.start(order))[0] for _ in range(CALLERS)]
-        async with asyncio.timeout(30):  # they are at work
-            while await superuser.fetchval(uses, person.tenant_id) < worked + 3:
-                await asyncio.sleep(0.02)
+        await eventually(partial(superuser.fetchval, f"{uses} HAVING count(*) >= $2", person.tenant_id, worked + 3))
         for pid in callers[:-1]:
             await asyncio.sleep(random.uniform(0, 0.05))  # noqa: S311 - no secret
             victims.kill(pid)

@@ -29,11 +29,6 @@ async def provider(add_provider: AddProvider, fake: FakeOpenAI) -> Provider:
     return await add_provider(type=OPENAI, api_endpoint=fake.url)
 
 
-@pytest.fixture
-async def experiments(suite: Suite, user: Person) -> "KeyServiceAsyncStub":
-    return (await suite.service("experiments", user)).stub(KeyServiceStub)
-
-
 async def recorded(superuser: Any, key: Key) -> list[Any]:
     rows: list[Any] = await superuser.fetch(
         "SELECT correlation_id, actor_id, payload FROM outbox WHERE entity = $1 AND action = 'providers.key.resolve'",
@@ -104,10 +99,8 @@ async def test_uses_are_counted_to_the_minute_and_all_of_them_when_the_service_s
     user: Person, provider: Provider, suite: Suite, superuser: Any
 ) -> None:
     key = await store(user, provider)
-    lonely = await suite.launch("providers", allow_loopback_endpoints=True)
-    usual, suite.runtimes["providers"] = suite.runtimes["providers"], lonely
-    experiments = (await suite.service("experiments", user)).stub(KeyServiceStub)
-    suite.runtimes["providers"] = usual
+    async with suite.instead("providers", allow_loopback_endpoints=True) as lonely:
+        experiments = (await suite.service("experiments", user)).stub(KeyServiceStub)
     for _ in range(7):
         await experiments.ResolveKey(to_resolve(user, provider))
     await lonely.stop()
@@ -124,7 +117,7 @@ async def test_a_locked_row_keeps_nobody_waiting(
     key = await store(user, provider)
     async with superuser.transaction():
         await superuser.execute("SELECT 1 FROM user_providers WHERE id = $1 FOR UPDATE", key.id)
-        await experiments.ResolveKey(to_resolve(user, provider), timeout=2)
+        await experiments.ResolveKey(to_resolve(user, provider))  # whoever waited for the lock would wait for ever
         uses = Uses()
         uses.add(user.tenant_id, {uuid.UUID(key.id): 3})
         await uses.flush(runtime.db)

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from services.kit import faults
 from services.providers.bookings import Bookings
+from tests.patience import eventually
 from tests.providers.quotas import commit, counters, limit, patiently, release, reserve, to_reserve, windows
 from tests.suite import Person, Suite
 from triptych.common.v1.principal_pb2 import PrincipalKind
@@ -102,18 +103,19 @@ async def test_of_five_hundred_at_once_exactly_as_many_are_admitted_as_fit(
         return answer
 
     watcher = asyncio.create_task(watch())
-    answers = await asyncio.gather(*(work(number) for number in range(500)))
-    done.set()
-    await watcher
+    try:
+        answers = await asyncio.gather(*(work(number) for number in range(500)))
+    finally:
+        done.set()
+        await watcher
     refused = [answer for answer in answers if isinstance(answer, faults.Fault)]
     assert {fault.reason for fault in refused} == {"QUOTA_EXCEEDED"}
     assert len(answers) - len(refused) == 100
     assert max(seen) <= 100
     committed, held = (await windows(user))["daily_requests"]
     assert int(committed) + int(held) == 100
-    async with asyncio.timeout(30):  # what was given up by a call without time left is put right beside it
-        while (now := await counters(store, user)) and now["requests_held"] != int(held):
-            await asyncio.sleep(0.05)
+    # What was given up by a call without time left is put right beside it.
+    now = await eventually(lambda: counters(store, user), lambda now: now["requests_held"] == int(held))
     assert now["requests_committed"] == int(committed)
 
 

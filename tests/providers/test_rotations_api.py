@@ -31,11 +31,6 @@ async def provider(add_provider: AddProvider, fake: FakeOpenAI) -> Provider:
     return await add_provider(type=OPENAI, api_endpoint=fake.url)
 
 
-@pytest.fixture
-async def experiments(suite: Suite, user: Person) -> "KeyServiceAsyncStub":
-    return (await suite.service("experiments", user)).stub(KeyServiceStub)
-
-
 def to_rotate(key: Key, api_key: str | None = None, **changes: Any) -> pb.RotateKeyRequest:
     return pb.RotateKeyRequest(key_id=key.id, api_key=api_key or secret(), **changes)
 

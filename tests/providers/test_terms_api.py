@@ -1,15 +1,17 @@
 """Terms that a server keeps between reservations: what changed at another server counts from the next one on."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from services.kit import faults
+from services.kit.db import Transaction
 from services.kit.server import Runtime
-from services.providers import terms
-from tests.providers.quotas import limit, principal, reserve, served_by, to_reserve, windows
+from services.providers import admissions, reservations, terms
+from tests.providers.quotas import limit, principal, reserve, to_reserve, windows
 from tests.suite import Person, Suite
 from triptych.common.v1.role_pb2 import Role
 from triptych.providers.v1 import (
@@ -38,14 +40,12 @@ class Place(NamedTuple):
 
 
 @pytest.fixture
-async def place(suite: Suite, admin: Person, user: Person, provider: Provider) -> AsyncIterator[Place]:
-    other = await suite.launch("providers", allow_loopback_endpoints=True)
-    with served_by(suite, other):
+async def place(suite: Suite, admin: Person, user: Person, provider: Provider) -> Place:
+    async with suite.instead("providers", allow_loopback_endpoints=True):
         stub = user.stub(QuotaServiceStub)
         for _ in range(2):
             await reserve(stub, provider)
-    yield Place(admin, user, provider, stub)
-    await other.stop()
+    return Place(admin, user, provider, stub)
 
 
 async def held(place: Place) -> str:
@@ -111,6 +111,23 @@ async def test_what_is_allowed_elsewhere_is_let_in_here_at_once(place: Place) ->
     quota = Quota(owner=principal(place.user), daily_requests=3)
     quota.etag = (await place.user.stub(QuotaServiceStub).GetQuota(pb.GetQuotaRequest())).quota.etag
     await place.admin.stub(QuotaServiceStub).SetQuota(pb.SetQuotaRequest(quota=quota))
+    await reserve(place.stub, place.provider)
+    assert await held(place) == "3"
+
+
+async def test_nobody_is_refused_for_what_they_tried_under_the_terms_before(
+    monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    """The hold under the old terms goes back before the look anew, however long that takes."""
+    find = reservations.state_of_hold
+
+    async def find_slowly(tx: Transaction, hold_id: str) -> str | None:
+        await asyncio.sleep(0.3)
+        return await find(tx, hold_id)
+
+    monkeypatch.setattr(reservations, "state_of_hold", find_slowly)
+    monkeypatch.setattr(admissions, "LONGEST_WAIT", 60.0)
+    await limit(place.admin, place.user, daily_requests=3)
     await reserve(place.stub, place.provider)
     assert await held(place) == "3"
 

@@ -12,11 +12,12 @@ from services.cli.demo.openai_server import Answer
 from services.kit import faults
 from services.kit.server import Runtime
 from tests.fakes.openai_server import FakeOpenAI, Mode
+from tests.patience import until
 from tests.providers.conftest import AddProvider
 from tests.providers.rounds import make_rounds
 from tests.providers.test_keys_api import OPENAI, store, to_resolve
 from tests.providers.test_rotations_api import materials, rotate
-from tests.suite import Person, Suite
+from tests.suite import Person
 from triptych.common.v1.role_pb2 import Role
 from triptych.providers.v1 import key_service_pb2 as pb
 from triptych.providers.v1.key_pb2 import Key, KeyState
@@ -32,11 +33,6 @@ NOBODYS = "keys of this prefix were never given out"
 @pytest.fixture
 async def provider(add_provider: AddProvider, fake: FakeOpenAI) -> Provider:
     return await add_provider(type=OPENAI, api_endpoint=fake.url)
-
-
-@pytest.fixture
-async def experiments(suite: Suite, user: Person) -> "KeyServiceAsyncStub":
-    return (await suite.service("experiments", user)).stub(KeyServiceStub)
 
 
 async def validate(person: Person, key: Key) -> Key:
@@ -210,8 +206,7 @@ async def test_a_key_that_is_revoked_while_its_provider_thinks_stays_revoked(
     key = await store(user, provider)
     fake.mode = "slow"
     asking = asyncio.create_task(validate(user, key))
-    while len(fake.requests) < 2:
-        await asyncio.sleep(0.005)
+    await until(lambda: len(fake.requests) >= 2)
     await user.stub(KeyServiceStub).RevokeKey(pb.RevokeKeyRequest(key_id=key.id))
     fake.released.set()
     assert (await asking).state == KeyState.KEY_STATE_REVOKED

@@ -17,6 +17,7 @@ from services.providers.exchanges import Exchanges
 from services.providers.failures import CallFailed, Kind
 from services.providers.names import Names
 from services.providers.secrets import Secret
+from tests.patience import SECONDS
 
 KEY = "sk-demo-0123456789abcdef"
 PROMPT = Prompt([("user", "hello")], 100)
@@ -94,14 +95,16 @@ async def test_an_answer_in_crumbs_leaves_others_their_turn_and_is_given_up(exch
     count = 3 * wires.FREE_PARTS
     async with answering(chunked(*[b"x"] * count)) as (provider, _):
         others = asyncio.create_task(live())
-        if way == "proof":
-            with pytest.raises(ProviderUnreachable, match="too long an answer"):
-                await connections.prove(provider, Secret(KEY))  # type: ignore[arg-type]
-        else:
-            with pytest.raises(CallFailed) as caught:
-                await ask(exchanges, provider, stream=way == "stream")
-            assert (caught.value.kind, caught.value.problem) == (Kind.BROKEN, "too long an answer")
-        others.cancel()
+        try:
+            if way == "proof":
+                with pytest.raises(ProviderUnreachable, match="too long an answer"):
+                    await connections.prove(provider, Secret(KEY))  # type: ignore[arg-type]
+            else:
+                with pytest.raises(CallFailed) as caught:
+                    await ask(exchanges, provider, stream=way == "stream")
+                assert (caught.value.kind, caught.value.problem) == (Kind.BROKEN, "too long an answer")
+        finally:
+            others.cancel()  # it would turn for ever
     assert turns > wires.FREE_PARTS * wires.PART // wires.TURN  # it all came in a few packets
     await connections.close()
 
@@ -196,7 +199,7 @@ async def test_a_name_is_asked_about_once_at_a_time_and_keeps_no_other_waiting()
     def look_up(host: str, port: int) -> list[str]:
         asked.append(host)
         if host == "slow.example":
-            answered.wait()
+            answered.wait(SECONDS)
         return [f"192.0.2.{port}"]
 
     names = Names(look_up)

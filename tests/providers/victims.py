@@ -26,6 +26,8 @@ from triptych.providers.v1.quota_service_pb2_grpc import QuotaServiceStub
 from triptych.providers.v1.usage_service_pb2_grpc import UsageServiceStub
 
 HOLD_SECONDS = 10
+ANSWERS = os.dup(sys.stdout.fileno())
+"""Where pids are told; standard output is the log's, and what it has to say is no answer."""
 START_SECONDS = 15
 """After which a victim that does not start says on standard error where it is."""
 
@@ -81,13 +83,13 @@ async def call(order: dict[str, Any]) -> None:
 
 def tell(port: int) -> None:
     """Say who this is and where."""
-    sys.stdout.write(f"{os.getpid()} {port}\n")
-    sys.stdout.flush()
+    os.write(ANSWERS, f"{os.getpid()} {port}\n".encode())
     faulthandler.cancel_dump_traceback_later()
 
 
 def run() -> None:
     """Fork a victim for each order."""
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     for line in sys.stdin:
         order = json.loads(line)

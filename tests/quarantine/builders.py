@@ -1,9 +1,7 @@
 """What tests of quarantine begin with: a version in production, a request, a sealed record, a new evaluation."""
 
-import asyncio
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import asyncpg
@@ -196,14 +194,6 @@ async def complete(admin: Person, reevaluation: Reevaluation, evaluation_id: str
         reevaluation_id=reevaluation.id, evaluation_id=evaluation_id, **changes
     )
     return (await admin.stub(ReevaluationServiceStub).CompleteReevaluation(request)).reevaluation
-
-
-async def until(read: Callable[[], Awaitable[Answer | None]], seconds: float = 30.0) -> Answer:
-    """Give the first answer that is true; fail when none came in time."""
-    async with asyncio.timeout(seconds):
-        while not (answer := await read()):
-            await asyncio.sleep(0.05)
-    return answer
 
 
 async def _experiment(admin: Person, reevaluation: Reevaluation, record: QuarantineRecord) -> experiment_pb2.Experiment:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -51,17 +52,12 @@ async def test_nobody_deletes_what_led_to_a_seal(suite: Suite, hand: Hand, table
             assert caught.value.sqlstate == "TQ006"
 
 
-async def test_a_superuser_who_changes_a_record_leaves_a_broken_seal(suite: Suite, hand: Hand) -> None:
+async def test_a_superuser_who_changes_a_record_leaves_a_broken_seal(hand: Hand, superuser: asyncpg.Connection) -> None:
     record = await hand.sealed()
-    server = suite.backends.postgres_server
-    root = await asyncpg.connect(
-        host=server.host, port=server.port, user=server.user, password=server.password, database=suite.database
-    )
-    await root.execute("SET session_replication_role = replica")
-    await root.execute(
+    await superuser.execute("SET session_replication_role = replica")
+    await superuser.execute(
         "UPDATE quarantine.quarantine_records SET explanation = 'it was nothing at all' WHERE id = $1", record["id"]
     )
-    await root.close()
     changed = await hand.connection.fetchrow("SELECT * FROM quarantine_records WHERE id = $1", record["id"])
     assert seals.of(dict(changed), changed["previous_seal"]) != changed["seal"]
 
@@ -145,32 +141,33 @@ async def test_a_record_in_the_name_of_somebody_else_is_refused(hand: Hand) -> N
     await transaction.rollback()
 
 
+async def refused_seal(hand: Hand, request: Any, changes: dict[str, object]) -> str | None:
+    """Approve and seal with these changes, which is refused; give the code, and leave the request as it was."""
+    transaction = hand.connection.transaction()
+    await transaction.start()
+    try:
+        approved = await hand.approve(request)
+        with pytest.raises(asyncpg.PostgresError) as caught:
+            await hand.seal(approved, **changes)
+    finally:
+        await transaction.rollback()
+    return caught.value.sqlstate
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"evidence": {"metrics": {"accuracy": 0.9}}}, {"explanation": "it was nothing at all"}, {"permanent": True}],
 )
 async def test_what_is_sealed_is_what_was_approved(hand: Hand, changes: dict[str, object]) -> None:
     request = await hand.request()
-    transaction = hand.connection.transaction()
-    await transaction.start()
-    approved = await hand.approve(request)
-    with pytest.raises(asyncpg.PostgresError) as caught:
-        await hand.seal(approved, **changes)
-    assert caught.value.sqlstate == "TQ002"
-    await transaction.rollback()
+    assert await refused_seal(hand, request, changes) == "TQ002"
 
 
 @pytest.mark.parametrize("changes", [{"position": 1}, {"position": 3}, {"previous_seal": "0" * 64}])
 async def test_the_chain_neither_forks_nor_gaps(hand: Hand, changes: dict[str, object]) -> None:
     await hand.sealed()
     request = await hand.request()
-    transaction = hand.connection.transaction()
-    await transaction.start()
-    approved = await hand.approve(request)
-    with pytest.raises(asyncpg.PostgresError) as caught:
-        await hand.seal(approved, **changes)
-    assert caught.value.sqlstate == "TQ001"
-    await transaction.rollback()
+    assert await refused_seal(hand, request, changes) == "TQ001"
 
 
 async def test_the_head_of_a_chain_moves_only_to_a_record(hand: Hand) -> None:

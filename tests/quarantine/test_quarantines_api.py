@@ -44,11 +44,6 @@ async def admin(suite: Suite) -> Person:
     return suite.person(Role.ROLE_ADMIN)
 
 
-@pytest.fixture
-def other(admin: Person) -> Person:
-    return admin.colleague(Role.ROLE_ADMIN)
-
-
 async def test_production_that_regressed_is_sealed_blocked_and_replaced(
     suite: Suite, admin: Person, other: Person
 ) -> None:

@@ -24,11 +24,6 @@ async def admin(suite: Suite) -> Person:
     return suite.person(Role.ROLE_ADMIN)
 
 
-@pytest.fixture
-def other(admin: Person) -> Person:
-    return admin.colleague(Role.ROLE_ADMIN)
-
-
 async def test_a_re_evaluation_is_asked_for_and_approved_by_another_person(
     suite: Suite, admin: Person, other: Person
 ) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from services.kit import faults
+from tests.patience import eventually
 from tests.quarantine.builders import (
     agree,
     approve,
@@ -21,7 +22,6 @@ from tests.quarantine.builders import (
     record,
     seal,
     supersede,
-    until,
 )
 from tests.quarantine.database import APP, Hand, role
 from tests.suite import Person, Suite
@@ -47,11 +47,6 @@ async def admin(suite: Suite) -> AsyncIterator[Person]:
     await suite.start(*ALL)
 
 
-@pytest.fixture
-def other(admin: Person) -> Person:
-    return admin.colleague(Role.ROLE_ADMIN)
-
-
 async def test_an_approval_without_neighbours_is_kept_and_completed_later(
     suite: Suite, admin: Person, other: Person
 ) -> None:
@@ -68,7 +63,7 @@ async def test_an_approval_without_neighbours_is_kept_and_completed_later(
         await ask_again(admin, stored.record_id)
     assert (caught.value.reason, caught.value.facts) == ("QUARANTINE_STATE_CONFLICT", {"state": "approved"})
     await suite.start(*ALL)
-    done = await until(lambda: _completed(admin, asked.id))
+    done = await eventually(lambda: _completed(admin, asked.id))
     assert done.restored_version_id == good.id
     assert (await production_of(admin, bad.project_id)).id == good.id
     assert (await _entry(admin, bad.configuration_hash)).blocked
@@ -85,8 +80,7 @@ async def test_what_one_process_left_another_one_completes(suite: Suite, admin: 
     rival = await suite.launch("quarantine")
     rival.neighbours.targets.update(suite.runtimes["quarantine"].neighbours.targets)
     for item in asked:
-        await until(partial(_completed, admin, item.id))
-    await rival.stop()
+        await eventually(partial(_completed, admin, item.id))
 
 
 async def test_a_replayed_approval_answers_with_what_is_true_now(suite: Suite, admin: Person, other: Person) -> None:
@@ -99,7 +93,7 @@ async def test_a_replayed_approval_answers_with_what_is_true_now(suite: Suite, a
     await suite.start(*ALL)
     again = await approve(other, asked, request_id=request_id)
     assert again.record_id == stored.record_id
-    done = await until(lambda: _completed(admin, asked.id))
+    done = await eventually(lambda: _completed(admin, asked.id))
     assert await approve(other, asked, request_id=request_id) == done
 
 
@@ -112,9 +106,9 @@ async def test_an_outcome_that_the_blacklist_was_not_told_of_is_told_later(
         await Hand(connection, admin.tenant_id).end(
             agreed, disposition="approved_retry", outcome="released", pending=True
         )
-        entry = await until(partial(_reviewed, admin, sealed.configuration_hash))
+        entry = await eventually(partial(_reviewed, admin, sealed.configuration_hash))
         assert (entry.blocked, entry.reviewed_by) == (False, other.id)
-        await until(partial(connection.fetchval, "SELECT NOT review_pending FROM reevaluation_requests"))
+        await eventually(partial(connection.fetchval, "SELECT NOT review_pending FROM reevaluation_requests"))
 
 
 async def test_a_new_evaluation_that_passes_releases(admin: Person, other: Person) -> None:
@@ -128,7 +122,7 @@ async def test_a_new_evaluation_that_passes_releases(admin: Person, other: Perso
         ReevaluationOutcome.REEVALUATION_OUTCOME_RELEASED,
     )
     assert ended.evaluation_id == evaluation.id
-    entry = await until(lambda: _reviewed(admin, sealed.configuration_hash))
+    entry = await eventually(lambda: _reviewed(admin, sealed.configuration_hash))
     assert (entry.blocked, entry.reviewed_by) == (False, other.id)
     assert (await record(admin, sealed.id)).disposition == Disposition.DISPOSITION_APPROVED_RETRY
 
@@ -140,10 +134,10 @@ async def test_whatever_is_no_pass_upholds(admin: Person, other: Person) -> None
     await override(other, evaluation, Verdict.VERDICT_FAIL)
     ended = await complete(admin, agreed, evaluation.id)
     assert ended.outcome == ReevaluationOutcome.REEVALUATION_OUTCOME_UPHELD
-    assert (await until(lambda: _reviewed(admin, sealed.configuration_hash))).blocked
+    assert (await eventually(lambda: _reviewed(admin, sealed.configuration_hash))).blocked
     assert (await record(admin, sealed.id)).disposition == Disposition.DISPOSITION_UPHELD
     # An old evaluation does not end the next try.
-    again = await until(lambda: _asked_again(admin, sealed.id))
+    again = await eventually(lambda: _asked_again(admin, sealed.id))
     assert again.attempt == 2
     await agree(other, again)
     with pytest.raises(faults.FailedPrecondition) as caught:
@@ -207,7 +201,7 @@ async def test_everything_that_happened_is_in_the_audit_log(admin: Person, other
         return expected <= {event.event.action for event in answer.entries}
 
     assert done.state == State.QUARANTINE_REQUEST_STATE_COMPLETED
-    assert await until(complete_log)
+    assert await eventually(complete_log)
 
 
 async def _get(person: Person, request_id: str) -> QuarantineRequest:

@@ -7,6 +7,7 @@ import pytest
 
 from services.cli.stack import processes
 from services.cli.stack.homes import Home
+from tests.patience import SECONDS
 
 OK = '{"event":"rpc","code":"OK","level":"info"}'
 WARNING = '{"event":"outbox","level":"warning"}'
@@ -23,7 +24,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 def obituary(home: Home, script: str) -> str:
     process = processes.start(home, processes.Command("auth", ["/bin/sh", "-c", script]))
-    process.popen.wait(60)
+    process.popen.wait(SECONDS)
     return process.obituary("it is started again in 0.5 s")
 
 

@@ -36,9 +36,11 @@ def vault(backends: Backends) -> Iterator[str]:
     argv = [str(openbao.program()), "server", f"-config={folder / 'server.hcl'}"]
     process = processes.start(backends.home, processes.Command("openbao-external", argv))
     url = f"http://127.0.0.1:{chosen['openbao']}"
-    openbao.wait(openbao.connect(url), {"uninitialised"}, check=process.check)
-    yield url
-    process.stop()
+    try:
+        openbao.wait(openbao.connect(url), {"uninitialised"}, check=process.check)
+        yield url
+    finally:
+        process.stop()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 
 from services.kit import canonical, faults
 from services.worker.work import Worker
+from tests.patience import eventually, output
 from tests.production.builders import ANALYSIS, TASK, Site, settle, spec, struct, superuser
 from tests.suite import Suite
 from triptych.production.v1 import artifact_service_pb2, code_review_service_pb2
@@ -48,7 +49,7 @@ async def channel(site: Site) -> AsyncIterator[grpc.aio.Channel]:
 
 
 @pytest.fixture
-def worker(site: Site, root: Path, channel: grpc.aio.Channel) -> Worker:
+async def worker(site: Site, root: Path, channel: grpc.aio.Channel) -> Worker:
     return Worker(channel=channel, token_file=token(site, root), root=root, name="tester")
 
 
@@ -145,11 +146,12 @@ async def test_the_heartbeat_moves_the_end_of_the_lease(site: Site, root: Path, 
     await site.create(spec(input=struct({"path": "app"})))
     lease = await worker.take()
     assert lease is not None
-    heartbeat = asyncio.create_task(worker._keep(lease))
-    while await end(site, lease.task.id) <= lease.expire_time.ToDatetime(UTC):
+    heartbeat, first = asyncio.create_task(worker._keep(lease)), lease.expire_time.ToDatetime(UTC)
+    try:
+        await eventually(lambda: end(site, lease.task.id), lambda now: heartbeat.done() or now > first)
         assert not heartbeat.done()
-        await asyncio.sleep(0.1)
-    heartbeat.cancel()
+    finally:
+        heartbeat.cancel()
     await worker.work(lease)
 
 
@@ -184,8 +186,8 @@ async def start_process(site: Site, root: Path, *options: str) -> asyncio.subpro
 async def test_the_program_works_once_and_ends(site: Site, root: Path) -> None:
     analysis = await site.create(spec(input=struct({"path": "app"})))
     process = await start_process(site, root, "--once")
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
+    said, _ = await output(process)
+    assert process.returncode == 0, said.decode()
     assert (await site.get(analysis.id)).state == ANALYSIS.ANALYSIS_STATE_COMPLETED
 
 
@@ -193,17 +195,20 @@ async def test_the_program_serves_until_it_is_told_to_stop(site: Site, root: Pat
     process = await start_process(site, root)
     analysis = await site.create(spec(GRAPH, input=struct({"path": "app"})))
     try:
-        while (await site.get(analysis.id)).state != ANALYSIS.ANALYSIS_STATE_COMPLETED:
-            assert process.returncode is None
-            await asyncio.sleep(0.1)
+        await eventually(
+            lambda: site.get(analysis.id),
+            lambda now: process.returncode is not None or now.state == ANALYSIS.ANALYSIS_STATE_COMPLETED,
+        )
+        assert process.returncode is None
     finally:
-        process.send_signal(signal.SIGTERM)
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        said, _ = await output(process)
+    assert process.returncode == 0, said.decode()
 
 
 async def test_a_token_does_not_travel_in_the_clear(site: Site, root: Path) -> None:
     process = await start_process(site, root, "--production", "production.example:7550")
-    output, _ = await process.communicate()
+    said, _ = await output(process)
     assert process.returncode == 2
-    assert "--ca-file" in output.decode()
+    assert "--ca-file" in said.decode()
