@@ -1,9 +1,10 @@
 """One set of servers for the whole session, one database for each worker, real gRPC servers on port 0."""
 
 import asyncio
+import io
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.suite import Suite, superuser_of
 TEMPLATE = "triptych_template"
 HOME = pytest.StashKey[Path]()
 BACKENDS = pytest.StashKey[Backends]()
+LOOP = pytest.StashKey[asyncio.AbstractEventLoop]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -47,6 +49,27 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_configure_node(node: object) -> None:
     """Tell a worker of pytest-xdist where the servers are."""
     node.workerinput["home"] = str(node.config.stash[HOME])  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show where everything stands when a test took too long: its traceback says only that the loop waits."""
+    report = yield
+    loop = item.config.stash.get(LOOP, None)
+    if loop is not None and call.excinfo is not None and "pytest-timeout" in str(call.excinfo.value):
+        text = io.StringIO()
+        for task in asyncio.all_tasks(loop):
+            task.print_stack(file=text)
+        report.sections.append(("What waits", text.getvalue()))
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def loop(request: pytest.FixtureRequest) -> None:
+    """Note the loop of the session."""
+    request.config.stash[LOOP] = asyncio.get_running_loop()
 
 
 @pytest.fixture(scope="session")

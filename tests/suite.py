@@ -151,8 +151,10 @@ class Suite:
             if name not in self.runtimes:
                 self.runtimes[name] = self._started[name] = await self._serve(name, **changes)
         for runtime in self.runtimes.values():
-            for name, neighbour in self.runtimes.items():
-                runtime.neighbours.targets[name] = f"dns:///127.0.0.1:{neighbour.port}"
+            targets = {name: f"dns:///127.0.0.1:{neighbour.port}" for name, neighbour in self.runtimes.items()}
+            if any(target != runtime.neighbours.targets.get(name, target) for name, target in targets.items()):
+                runtime.neighbours._renew()  # it has a channel to one that a test stopped
+            runtime.neighbours.targets.update(targets)
             if "auth" in names:
                 runtime.verifier.forget()
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 import grpc
 import pytest
 
+from tests.experiments.stages import Stages, configuration
 from tests.suite import Suite
 from triptych.projects.v1.project_service_pb2 import ListProjectsRequest
 from triptych.projects.v1.project_service_pb2_grpc import ProjectServiceStub
@@ -42,14 +43,14 @@ async def test_a_server_is_stopped_though_another_cannot_be(suite: Suite, monkey
     await broken.stop()
 
 
-async def test_a_shared_service_that_a_test_stopped_is_started_anew(suite: Suite) -> None:
-    await suite.start("projects")
+async def test_a_shared_service_that_a_test_stopped_is_started_anew_and_known_to_its_neighbours(suite: Suite) -> None:
+    await (await Stages.open(suite)).create(configuration())  # experiments asks projects
     before = suite.runtimes["projects"]
     await before.stop()
     await suite.tidy()
-    await suite.start("projects")
+    stages = await Stages.open(suite)
     assert suite.runtimes["projects"] is not before
-    await suite.person().stub(ProjectServiceStub).ListProjects(ListProjectsRequest())
+    await stages.create(configuration())
 
 
 async def test_calls_meanwhile_go_to_the_server_that_stands_in(suite: Suite) -> None:
