@@ -7,7 +7,7 @@ context declared for its name; a lost server becomes DEPENDENCY_UNAVAILABLE.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -243,12 +243,14 @@ def _begin_sql(tenant_id: str) -> str:
 
 
 async def _roll_back(connection: Any) -> None:
-    if connection.is_closed():
-        return
     try:
-        await asyncio.shield(connection.execute("ROLLBACK"))
+        if not connection.is_closed():
+            await asyncio.shield(connection.execute("ROLLBACK"))
     except BaseException as error:
-        connection.terminate()  # its server is gone, or we are cancelled once more: what it would do is not known
+        # Its server is gone, or we are cancelled once more: what it would do is not known. One that is lost the pool
+        # may have taken back; if that were raised, nobody would know any more that they were cancelled.
+        with suppress(asyncpg.InterfaceError):
+            connection.terminate()
         gone = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
         if not isinstance(error, gone):
             raise

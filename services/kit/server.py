@@ -51,6 +51,8 @@ OPTIONS: list[tuple[str, Any]] = [
 ]
 REFUSED = 78
 """Exit status of a start that was refused (EX_CONFIG of sysexits.h)."""
+END_SECONDS = 3.0
+"""What background work may take to end once it is cancelled."""
 LONGEST_STREAM = 600.0
 """Seconds; auth ends the stream of revocations by itself before that."""
 REFLECTION = "grpc.reflection.v1.ServerReflection"
@@ -155,12 +157,19 @@ class Runtime:
         for end in self._drains:
             end()
         await self._server.stop(self.settings.drain_seconds)
+        await self._end_work()
+        await self.close()
+
+    async def _end_work(self) -> None:
+        """Cancel background work. What then waits for an answer, to roll back, ends with the connections."""
         for task in self._tasks:
             task.cancel()
-        for result in await asyncio.gather(*self._tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                _log.error("background work had failed", error=repr(result))
-        await self.close()
+        done, late = await asyncio.wait(self._tasks, timeout=END_SECONDS)
+        for task in late:
+            _log.warning("background work has not ended; its connections are closed", work=repr(task.get_coro()))
+        for task in done:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("background work had failed", error=repr(error))
 
     async def close(self) -> None:
         """Close what was opened, newest first."""

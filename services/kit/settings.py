@@ -118,7 +118,11 @@ def _required(item: Field[Any]) -> bool:
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """Turn a value of a file or the environment into the field's type."""
+    if hint == Path | None and not value:
+        return None  # how the environment takes back what the file says
     if hint in (Path, Path | None):
+        if not value:
+            raise SettingsInvalid(f"{name} is empty: name a path")
         return Path(value)
     if isinstance(value, str):
         if hint is int or hint is float:

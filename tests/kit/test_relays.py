@@ -1,6 +1,7 @@
 """Who delivers a service's events: one process, until it stops, and then the next at once."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import asyncpg
 import pytest
 
 from services.cli.stack.backends import Backends
-from services.kit import relays
+from services.kit import relays, server
 from services.kit.server import Runtime
 from tests.conftest import copy_database
 from tests.patience import SECONDS
@@ -121,6 +122,10 @@ class Silence:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.lose()
+
+    async def lose(self) -> None:
+        """End every connection, and take no other."""
         self._server.close()
         for pump in self._pumps:
             pump.cancel()
@@ -162,3 +167,51 @@ async def test_a_database_that_does_not_even_answer_a_cancellation_keeps_nobody_
     assert done  # else it ended only with the connections
     await stopping
     assert await lease(superuser) == {"holder": holder(runtime), "held": True}
+
+
+@contextlib.asynccontextmanager
+async def waiting(alone: Suite, superuser: asyncpg.Connection, silence: Silence) -> AsyncIterator[asyncio.Task[None]]:
+    """A server that stops while its relay waits for a PostgreSQL that says nothing any more."""
+    port = alone.backends.postgres.port
+    url = str(alone.values("projects")["database_url"]).replace(f":{port}/", f":{silence.port}/")
+    runtime = await serve(alone, "one", database_url=url)
+    await leading(superuser, runtime)
+    pool = runtime.relay._db.pool
+    silence.fall()
+    async with asyncio.timeout(SECONDS):
+        while pool.get_idle_size() == pool.get_size():
+            await asyncio.sleep(0.05)
+    stopping = asyncio.create_task(stop(alone, "one"))
+    async with asyncio.timeout(SECONDS):
+        while not all(task.done() or task.cancelling() for task in runtime._tasks):
+            await asyncio.sleep(0.05)
+    yield stopping
+    for task in runtime._tasks:
+        task.cancel()
+    await asyncio.wait({stopping, *runtime._tasks}, timeout=SECONDS)
+
+
+async def test_a_database_that_is_silent_keeps_no_background_work_from_ending(
+    alone: Suite, superuser: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "END_SECONDS", 0.5)
+    monkeypatch.setattr(relays, "RELEASE_SECONDS", 0.5)
+    said: list[str] = []
+    monkeypatch.setattr(server._log, "warning", lambda text, **_: said.append(text))
+    async with Silence(alone.backends.postgres.port) as silence, waiting(alone, superuser, silence) as stopping:
+        done, _ = await asyncio.wait({stopping}, timeout=SECONDS)
+        assert done
+        await stopping
+    assert "background work has not ended; its connections are closed" in said
+
+
+async def test_who_is_cancelled_ends_when_the_connection_is_lost_meanwhile(
+    alone: Suite, superuser: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "END_SECONDS", SECONDS * 10)  # cancelled once, and nobody helps
+    monkeypatch.setattr(relays, "RELEASE_SECONDS", 0.5)
+    async with Silence(alone.backends.postgres.port) as silence, waiting(alone, superuser, silence) as stopping:
+        await silence.lose()
+        done, _ = await asyncio.wait({stopping}, timeout=SECONDS)
+        assert done
+        await stopping

@@ -50,6 +50,17 @@ def test_values_of_the_environment_get_their_types() -> None:
     assert settings.database_password_file == Path("pw")
 
 
+def test_an_empty_path_is_none_where_there_need_be_none_and_refused_elsewhere(tmp_path: Path) -> None:
+    file = tmp_path / "projects.toml"
+    file.write_text('data_dir = "kept"
+')
+    given = {**environment(), "TRIPTYCH_CONFIG": str(file)}
+    assert Settings.load(given).data_dir == Path("kept")
+    assert Settings.load({**given, "TRIPTYCH_DATA_DIR": ""}).data_dir is None
+    with pytest.raises(SettingsInvalid, match="vault_secret_id_file is empty"):
+        Settings.load({**given, "TRIPTYCH_VAULT_SECRET_ID_FILE": ""})
+
+
 def test_a_missing_setting_is_named() -> None:
     with pytest.raises(SettingsInvalid, match="vault_url"):
         Settings.of({name: value for name, value in NEEDED.items() if name != "vault_url"})
