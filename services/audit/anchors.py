@@ -80,7 +80,8 @@ class Anchor:
             raise AnchorBroken(
                 f"{bad.text}. {recorded}: remove the reason and start again, no new setting is needed. Or leave the"
                 " setting witness_dir out, or begin with a witness in another, empty folder: then this one vouches for"
-                " nothing that comes; keep what it has signed"
+                " nothing that comes; keep what it has signed. (`triptych up` writes its settings anew:"
+                " TRIPTYCH_AUDIT_WITNESS_DIR in its environment names the other folder)"
             ) from None
 
     async def round(self) -> None:

@@ -27,6 +27,8 @@ SHOWN = 40
 LONGEST = 300
 ROOM = 7000
 """Bytes that the quoted lines of a kind may take: three kinds must fit into a payload, whatever their names are."""
+TRIES = 5
+"""How often they are read anew because something changed meanwhile."""
 _NAMESPACE = uuid.UUID("c0a0d6a4-1d0e-5b0b-8c55-5f6f5a5f2b17")
 _NEWEST = "SELECT number, hash, facts, last_change FROM guard_states ORDER BY number DESC LIMIT 1"
 _INSERT = """
@@ -91,9 +93,8 @@ async def look(tx: Transaction) -> State:
 async def record(db: Database) -> bool:
     """Compare the guards with those recorded last; a difference goes into the system's log. Say if there was one."""
     async with db.begin(tenant=SYSTEM_TENANT) as tx:
-        now = await look(tx)
         before = await tx.connection.fetchrow(_NEWEST)
-        changes = await _changes(tx, before["last_change"] if before is not None else 0)
+        now, changes = await _compare(tx, before)
         if before is not None and before["hash"] == now.hash and not changes:
             return False
         number = before["number"] + 1 if before is not None else 1
@@ -122,10 +123,9 @@ async def keep(db: Database, seconds: float) -> None:
 
 async def findings(tx: Transaction) -> tuple[State, list[str]]:
     """Give the guards as they are now, and what is not as it must be."""
-    now = await look(tx)
-    found = missing(now.facts)
     recorded = await tx.connection.fetchrow(_NEWEST)
-    changes = await _changes(tx, recorded["last_change"] if recorded is not None else 0)
+    now, changes = await _compare(tx, recorded)
+    found = missing(now.facts)
     unexpected = await tx.connection.fetchrow(_UNEXPECTED)
     if recorded is None or (recorded["hash"] != now.hash and not _expected(recorded, now, changes)):
         found.append("the guards are not those that were recorded last; the change is about to be recorded")
@@ -133,6 +133,17 @@ async def findings(tx: Transaction) -> tuple[State, list[str]]:
         times, last = unexpected["count"], unexpected["last"]
         found.append(f"the guards were changed {times} times, last seen {last:%Y-%m-%d %H:%M:%S} UTC")
     return now, found + await _unsealed(tx)
+
+
+async def _compare(tx: Transaction, before: Row | None) -> tuple[State, Sequence[Row]]:
+    """Read the guards, and what was noted since those before, both of one moment: what was made belongs to its note."""
+    last = before["last_change"] if before is not None else 0
+    noted = await _changes(tx, last)
+    for _ in range(TRIES):
+        now, changes, noted = await look(tx), noted, await _changes(tx, last)
+        if len(noted) == len(changes):
+            break
+    return now, noted
 
 
 def _expected(before: Row, now: State, changes: Sequence[Row]) -> bool:

@@ -63,8 +63,9 @@ class Telling:
             entry = await entries.get(tx, self.event_id)
         except entries.EventNotFound:
             return None
-        payload = orjson.loads(entry.body)["payload"]
-        if (entry.event.action, entry.event.entity, payload["reason"]) != (self.action, self.entity, self.reason):
+        payload, event = orjson.loads(entry.body)["payload"], entry.event
+        said = (event.source, event.action, event.entity, payload.get("reason"))
+        if said != (logs.SOURCE, self.action, self.entity, self.reason):  # an emitter may know the id as well
             raise reused(self.request_id)
         _recorded()
         return {**payload, "event_id": self.event_id}

@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from services.audit import guards
 from services.audit.retirements import Retirements
 from services.kit.access import SYSTEM_TENANT
+from services.kit.db import Transaction
 from tests.audit.events import Log
 from tests.audit.intruders import Place, place
 from tests.audit.months import Past
@@ -180,3 +181,23 @@ async def test_after_what_was_unexpected_months_are_expected_again(there: Place)
     await guards.record(db)
     assert [change["expected"] for change in await told(there.log)] == [True, False, False]
     assert "the guards were changed 1 times" in await findings(there.log)
+
+
+async def test_a_month_that_is_made_while_the_guards_are_looked_at_is_expected(
+    there: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there and what was noted are read one after the other."""
+    db, real, waiting = there.suite.runtimes["audit"].db, guards.look, [6, 5]
+
+    async def look(tx: Transaction) -> guards.State:
+        state = await real(tx)
+        if waiting:
+            assert await make(there, waiting.pop())
+        return state
+
+    monkeypatch.setattr(guards, "look", look)
+    assert await findings(there.log) == "[]"
+    await guards.record(db)
+    assert not waiting
+    assert (await told(there.log))[0]["expected"] is True
+    assert await findings(there.log) == "[]"

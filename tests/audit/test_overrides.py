@@ -73,9 +73,11 @@ def unable_to_sign(there: Place) -> Iterator[None]:
     key = there.folder / "witness" / "key"
     hidden = key.rename(key.with_name("hidden"))
     key.mkdir()
-    yield
-    key.rmdir()
-    hidden.rename(key)
+    try:
+        yield
+    finally:
+        key.rmdir()
+        hidden.rename(key)
 
 
 async def test_a_token_is_good_for_one_rollback_and_not_for_the_next(there: Place) -> None:
@@ -155,6 +157,18 @@ async def test_nothing_is_served_while_the_witness_refuses_what_follows(there: P
     result = await there.expect(OK)
     assert len(result.cosignatures) == 1
     assert len(await system_log(there, ACCEPTED)) == 1
+
+
+async def test_who_cannot_have_the_witness_sign_begins_with_another(there: Place) -> None:
+    token = await lose(there)
+    keys = there.folder / "witness" / "log_keys"
+    keys.write_text(f"{base64.b64encode(bytes(32)).decode()}\n")
+    with pytest.raises(AnchorBroken, match="or begin with a witness in another, empty folder") as caught:
+        await there.start(accept_broken_anchor=token)
+    assert "TRIPTYCH_AUDIT_WITNESS_DIR" in str(caught.value)
+    await there.start(witness_dir=there.folder / "other")
+    result = await there.expect(OK)
+    assert (result.super_checkpoint.log_id, len(result.cosignatures)) == ("super/2", 1)
 
 
 async def test_what_is_lost_after_it_was_accepted_and_before_it_was_witnessed_is_another_break(there: Place) -> None:

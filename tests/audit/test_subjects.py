@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from services.audit import subjects, tombstones
+from services.audit import redactions, subjects, tombstones
 from services.kit import clock, faults
 from tests.audit.events import Log
 from tests.audit.values import EMAIL, entries, personal, redact
@@ -125,3 +125,34 @@ async def test_a_request_that_was_begun_is_not_gone_on_with_for_somebody_else(
         await redact(known, subject="address:b@example.org", request_id=request_id)
     assert caught.value.reason == "REQUEST_ID_REUSED"
     assert await left(superuser, known) == 24
+
+
+async def test_what_an_emitter_says_is_not_taken_for_a_step(
+    known: Log, superuser: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, real = list[str](), redactions.id_of
+
+    def id_of(tenant_id: str, request_id: str) -> str:
+        ids.append(real(tenant_id, request_id))
+        return ids[-1]
+
+    monkeypatch.setattr(redactions, "id_of", id_of)
+    request = {"subject": f"address:{EMAIL}", "request_id": str(uuid.uuid4())}
+    with monkeypatch.context() as patch:
+        patch.setattr(subjects, "RESERVE_SECONDS", 10**9)
+        with pytest.raises(faults.DeadlineExceeded):
+            await redact(known, **request)
+    (step,) = (entry.event for entry in await entries(known) if entry.event.action == subjects.ERASED)
+    forged = personal(known.tenant_id, EVENTS + 1, {"erased": 1000, "events": 1000, "step": 2, "reason": "asked for"})
+    forged.event_id, forged.action, forged.entity = (
+        str(uuid.uuid5(uuid.UUID(ids[0]), "step 2")),
+        step.action,
+        step.entity,
+    )
+    await known.send(forged)
+    with pytest.raises(faults.InvalidArgument) as caught:
+        await redact(known, **request)
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+    assert await left(superuser, known) == 24
+    answer = await redact(known, **request | {"request_id": str(uuid.uuid4())})
+    assert (answer.erased, await left(superuser, known)) == (24, 0)
