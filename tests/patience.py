@@ -12,7 +12,8 @@ import pytest
 
 Found = TypeVar("Found")
 SECONDS = 90.0
-"""More than anything takes that works, less than a test may take in all."""
+"""More than anything takes that works, and less than a test may take in all. Less, too, than the two minutes in which a
+hold ends by itself: a test that waits for one to be given back must not see it expire instead."""
 many_rounds = pytest.mark.timeout(1800)
 """For a test that starts processes again and again."""
 PAUSE = 0.02

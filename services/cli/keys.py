@@ -3,7 +3,8 @@
 What the operator does with the key that protects them all is in keks.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import click
@@ -13,7 +14,7 @@ from services.cli import callers, names, secrets
 from services.cli.callers import json_option, limit_option
 from services.cli.choices import Moment
 from services.cli.groups import Deferring
-from services.cli.links import Link, providing
+from services.cli.links import Link, Refused, providing
 from services.kit.words import Words
 from triptych.providers.v1 import key_service_pb2 as pb
 from triptych.providers.v1.key_pb2 import Key, KeyState
@@ -158,11 +159,24 @@ def revoke(link: Link, *, key: str, thorough: bool, yes: bool, as_json: bool) ->
     if not yes:
         called = " and ".join(_shown(key) for key in reversed(ended))
         click.confirm(f"Nothing can use {now.label} ({called}) any more. Revoke it?", abort=True)
-    for one in ended:  # the oldest first: none of them is ever the one that is used
-        answer = link.call(KeyServiceStub, "RevokeKey", pb.RevokeKeyRequest(key_id=one.id))
+    for place, one in enumerate(ended):  # the oldest first: none of them is ever the one that is used
+        with _told_of(ended[place:] if place else []):
+            answer = link.call(KeyServiceStub, "RevokeKey", pb.RevokeKeyRequest(key_id=one.id))
         callers.show(answer.key, as_json=as_json, always=ALWAYS)
     if not thorough:
         _warn(before)
+
+
+@contextmanager
+def _told_of(left: list[Key]) -> Iterator[None]:
+    """Say which keys are left when some were revoked already and the next is not."""
+    try:
+        yield
+    except Refused as refused:
+        if not left:
+            raise
+        called = " and ".join(_shown(key) for key in reversed(left))
+        raise click.ClickException(f"{refused.message}; {called} may be left: call it again") from None
 
 
 def _predecessors(link: Link, key: Key) -> list[Key]:

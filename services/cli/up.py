@@ -13,6 +13,7 @@ from typing import Any, Final, Never
 import click
 from rich.console import Console
 
+from services.cli import drafts
 from services.cli.numbers import Real
 from services.cli.stack import ports, reports, topology
 from services.cli.stack.backends import Backends
@@ -55,7 +56,10 @@ def _placed(ctx: click.Context, param: click.Parameter, file: Path | None) -> Pa
     """Refuse at once what could not be written after the start, and what must not be removed before it."""
     if file is None:
         return None
-    place = file.resolve()
+    try:
+        place = drafts.resolve(file)
+    except OSError as error:
+        raise click.BadParameter(f"{file}: {error.strerror}", ctx, param) from None
     if file.exists() and not file.is_file():
         raise click.BadParameter(f"{file} is no ordinary file, and would be replaced by one: name another", ctx, param)
     if not place.parent.is_dir():

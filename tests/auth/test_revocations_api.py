@@ -1,6 +1,7 @@
 """Revocations on their way: from the commit to a refusal in another service, whatever is away."""
 
 import asyncio
+import time
 import uuid
 from typing import Any
 
@@ -22,6 +23,8 @@ from triptych.auth.v1.revocation_service_pb2_grpc import RevocationServiceStub
 from triptych.common.v1.role_pb2 import Role
 from triptych.projects.v1 import project_service_pb2 as project_pb
 from triptych.projects.v1.project_service_pb2_grpc import ProjectServiceStub
+
+TRIES = 5
 
 
 @pytest.fixture
@@ -60,6 +63,22 @@ async def test_a_token_is_refused_by_another_service_after_the_logout(projects: 
     assert not await refused()
     await admin.stub(AuthServiceStub).Logout(auth_pb.LogoutRequest())
     await eventually(refused)
+
+
+async def test_a_revoked_session_is_refused_elsewhere_within_a_second(people: People, projects: Runtime) -> None:
+    """The promise of the contract; a machine that is busy with others may need more than one try to show it."""
+    taken = []
+    for _ in range(TRIES):
+        somebody = await people.admin()
+        refused = channel(projects, somebody.login.tokens.access_token)
+        assert not await refused()
+        await somebody.stub(AuthServiceStub).Logout(auth_pb.LogoutRequest())
+        began = time.monotonic()
+        await eventually(refused)
+        taken.append(time.monotonic() - began)
+        if taken[-1] < 1:
+            return
+    raise AssertionError(f"seconds it took: {taken}")
 
 
 async def test_zitadel_9331_a_refresh_does_not_end_the_access_token_before_it(

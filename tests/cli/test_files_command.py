@@ -12,6 +12,7 @@ import click
 import pytest
 
 from services.cli import drafts
+from services.cli.stack import homes
 from tests.auth.people import PASSWORD
 from tests.cli.conftest import Terminal
 from tests.patience import SECONDS
@@ -46,6 +47,28 @@ def test_a_file_stays_as_it_was_when_its_writing_fails(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write(tmp_path / "old", None)  # type: ignore[arg-type]  # what cannot be written
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"old": "old"}
+
+
+def test_a_file_that_was_narrowed_or_widened_stays_so(tmp_path: Path) -> None:
+    for mode in (0o600, 0o664):
+        (tmp_path / "old").write_text("old")
+        (tmp_path / "old").chmod(mode)
+        write(tmp_path / "old", b"new")
+        assert (stat.S_IMODE((tmp_path / "old").stat().st_mode), (tmp_path / "old").read_bytes()) == (mode, b"new")
+
+
+def test_links_that_lead_to_each_other_are_named(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    with pytest.raises(OSError, match=r"symbolic links.*/one'$"):
+        write(tmp_path / "one", b"new")
+    assert {file.name for file in tmp_path.iterdir()} == {"one", "two"}
+
+
+def test_a_secret_that_cannot_be_written_leaves_no_part_of_it(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        homes.replace(tmp_path / "tokens", "a secret \udc80")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_ordinary_file_is_not_replaced(pipe: Path) -> None:

@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
+from services.kit import faults
+from services.kit.db import Transaction
+from services.providers import keys
 from tests.cli.conftest import KEY, OTHER_KEY, Terminal
 from tests.fakes.model_servers import FakeModels
+from triptych.providers.v1.key_service_pb2 import RevokeKeyRequest, RevokeKeyResponse
 
 SECRET = "sk-demo-SECRETsecretSECRETsecret"
 
@@ -51,6 +55,25 @@ async def test_a_key_can_be_revoked_with_all_that_it_replaced(
     assert "is used until" not in done.stderr
     _, *rows = (await user.good("keys", "list")).splitlines()
     assert [row.split()[0] for row in rows] == ["desk"]
+
+
+async def test_who_revokes_several_keys_is_told_which_are_left(
+    user: Terminal, provider: str, key: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = await user.made("keys", "rotate", "laptop", "--key-stdin", given=f"{OTHER_KEY}\n")
+    revoke = keys.revoke
+
+    async def fail(tx: Transaction, request: RevokeKeyRequest) -> RevokeKeyResponse:
+        if request.key_id == second["id"]:
+            raise faults.DependencyUnavailable("it is away")
+        return await revoke(tx, request)
+
+    with monkeypatch.context() as away:
+        away.setattr(keys, "revoke", fail)
+        done = await user.run("keys", "revoke", "laptop", "--with-predecessors", "--yes", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["id"]) == (1, key["id"])
+    assert f"; sk-demo-…{OTHER_KEY[-4:]} may be left: call it again" in done.stderr
+    assert second["id"] in await user.good("keys", "revoke", "laptop", "--with-predecessors", "--yes")
 
 
 async def test_each_key_that_opens_again_is_told(user: Terminal, provider: str, key: dict[str, Any]) -> None:

@@ -103,11 +103,15 @@ async def test_who_hangs_up_in_the_middle_pays_for_what_came(user: Person, model
     assert (requests, float(cost) > 0) == ("1", True)
 
 
-async def test_a_deadline_is_kept_and_the_hold_goes(user: Person, model: Provider, server: FakeModels) -> None:
+async def test_a_deadline_is_kept_and_the_hold_goes(
+    user: Person, model: Provider, server: FakeModels, superuser: Any
+) -> None:
     server.always = "slow"
     with pytest.raises(faults.Fault):
         await user.stub(ModelServiceStub).InvokeModel(asking(model), timeout=1.5)
     assert await settled(user) == ("0", "0")
+    rows = await superuser.fetch("SELECT state FROM reservations WHERE tenant_id = $1", user.tenant_id)
+    assert {row["state"] for row in rows} <= {"released"}  # it went back, and was not left to its end
 
 
 async def test_after_a_failure_the_request_id_is_free(user: Person, model: Provider, server: FakeModels) -> None:

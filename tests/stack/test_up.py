@@ -228,3 +228,10 @@ def test_a_wrong_argument_is_a_clear_error(tmp_path: Path, arguments: list[str],
     assert up.returncode == 2
     assert message in up.stderr
     assert not (tmp_path / "wrong").exists()
+
+
+def test_a_ready_file_whose_links_lead_to_each_other_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "ready").symlink_to("ready")
+    up = run("up", "--home", str(tmp_path / "wrong"), "--ready-file", str(tmp_path / "ready"))
+    assert (up.returncode, "ready: Too many levels of symbolic links" in up.stderr) == (2, True), up.stderr
+    assert not (tmp_path / "wrong").exists()

@@ -193,8 +193,8 @@ async def test_the_program_works_once_and_ends(site: Site, root: Path) -> None:
 
 async def test_the_program_serves_until_it_is_told_to_stop(site: Site, root: Path) -> None:
     process = await start_process(site, root)
-    analysis = await site.create(spec(GRAPH, input=struct({"path": "app"})))
     try:
+        analysis = await site.create(spec(GRAPH, input=struct({"path": "app"})))
         await eventually(
             lambda: site.get(analysis.id),
             lambda now: process.returncode is not None or now.state == ANALYSIS.ANALYSIS_STATE_COMPLETED,
