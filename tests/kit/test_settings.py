@@ -52,8 +52,7 @@ def test_values_of_the_environment_get_their_types() -> None:
 
 def test_an_empty_path_is_none_where_there_need_be_none_and_refused_elsewhere(tmp_path: Path) -> None:
     file = tmp_path / "projects.toml"
-    file.write_text('data_dir = "kept"
-')
+    file.write_text('data_dir = "kept"\n')
     given = {**environment(), "TRIPTYCH_CONFIG": str(file)}
     assert Settings.load(given).data_dir == Path("kept")
     assert Settings.load({**given, "TRIPTYCH_DATA_DIR": ""}).data_dir is None
