@@ -4,8 +4,10 @@ import base64
 import json
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from services.audit import verifier
 from services.audit.verifier import Checkpoint
 from tests.audit.forgeries import (
     OTHER,
@@ -51,6 +53,24 @@ def test_a_key_of_small_order_beside_a_checkpoint_vouches_for_nothing() -> None:
         forged = [*lines[:-1], {"checkpoint": changes | {"signature": zero}}]
         assert result(forged).verdict == "tampered"
         assert result(forged, public_keys=[]).verdict in ("tampered", "unanchored")
+
+
+@pytest.mark.parametrize("sign", [0, 0x80])
+@pytest.mark.parametrize("point", sorted(verifier.SMALL_ORDER), ids=bytes.hex)
+def test_nothing_is_signed_under_a_key_of_small_order(point: bytes, sign: int) -> None:
+    """The library alone takes a signature that is all zero but for the neutral point for some texts; we for none."""
+    key, signature = bytes([*point[:31], point[31] | sign]), bytes([1]) + bytes(63)
+    texts = [f"text {number}" for number in range(200)]
+    assert any(taken(key, signature, text) for text in texts)
+    assert not any(verifier.signed(key, signature, text) for text in texts)
+
+
+def taken(key: bytes, signature: bytes, text: str) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, text.encode())
+    except InvalidSignature:
+        return False
+    return True
 
 
 def test_a_key_that_signed_is_the_one_that_stands_beside_it() -> None:
