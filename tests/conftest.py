@@ -10,6 +10,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from services.cli.stack.backends import Backends
 from services.cli.stack.postgres import Postgres
@@ -17,6 +18,8 @@ from services.kit import migrations
 from tests.patience import within
 from tests.suite import Suite, superuser_of
 
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("patient")  # how quick the machine is decides nothing
 TEMPLATE = "triptych_template"
 HOME = pytest.StashKey[Path]()
 BACKENDS = pytest.StashKey[Backends]()

@@ -38,7 +38,7 @@ def envelope(payload: dict[str, Any], **changes: Any) -> Envelope:
 
 
 @given(st.dictionaries(TEXT, VALUE, max_size=6), TEXT)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_body_is_byte_for_byte_what_the_reference_implementation_writes(payload: dict[str, Any], entity: str) -> None:
     made = envelope(payload, entity=entity)
     body = made.body(seq=12, recorded_at=MOMENT, prev_hash="ab" * 32)

@@ -128,7 +128,7 @@ def test_consistency_proofs_are_those_of_the_reference_implementation(old: int, 
 
 
 @given(st.integers(0, 1500), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_tiles_grown_in_any_steps_give_the_root_by_definition(size: int, data: st.DataObject) -> None:
     tiles: dict[TileKey, bytes] = {}
     leaves, done = made(size), 0
@@ -140,7 +140,7 @@ def test_tiles_grown_in_any_steps_give_the_root_by_definition(size: int, data: s
 
 
 @given(st.lists(st.integers(0, 600), min_size=1, max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_leaves_that_are_added_together_make_the_same_tree(counts: list[int]) -> None:
     together, one_by_one, frontier = merkle.Tree(), merkle.Tree(), Frontier()
     for count in counts:
@@ -156,7 +156,7 @@ def test_leaves_that_are_added_together_make_the_same_tree(counts: list[int]) ->
 
 
 @given(st.integers(1, 700), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_inclusion_proof_holds_for_its_leaf_and_no_other(size: int, data: st.DataObject) -> None:
     leaves = made(size)
     tiles, root = tiles_over(leaves), naive(leaves)
@@ -171,7 +171,7 @@ def test_an_inclusion_proof_holds_for_its_leaf_and_no_other(size: int, data: st.
 
 
 @given(st.integers(1, 700), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_consistency_proof_holds_for_its_older_tree_and_no_other(size: int, data: st.DataObject) -> None:
     leaves = made(size)
     tiles, root = tiles_over(leaves), naive(leaves)

@@ -145,7 +145,7 @@ objects = st.dictionaries(st.text('ab":', max_size=2), values, max_size=3).map(o
 
 
 @given(st.lists(objects | texts.map(lambda text: b"{%b}" % text), min_size=1, max_size=6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_payload_is_answered_as_if_read(payloads: list[bytes]) -> None:
     same(_holding(payloads))
 
@@ -154,7 +154,7 @@ WHOLE = sealed(12)
 
 
 @given(st.integers(0, len(WHOLE) - 1), st.data())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_any_change_of_a_line_is_answered_as_if_read(number: int, data: st.DataObject) -> None:
     line = WHOLE[number]
     begin = data.draw(st.integers(0, len(line)))
