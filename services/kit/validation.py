@@ -5,7 +5,7 @@ that one thing has one name; timestamps lie within the years that a date has; JS
 can take.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -56,11 +56,22 @@ def _more(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
         if kind == "id":
             if not value.islower():
                 setattr(message, name, value.lower())
+        elif kind == "ids":
+            _lower(value)
         elif repeated:
             for index, item in enumerate(value):
                 yield from _one(item, kind, f"{prefix}{name}[{index}]")
         elif message.HasField(name):
             yield from _one(value, kind, prefix + name)
+
+
+def _lower(messages: Sequence[Message]) -> None:
+    """Lower the ids of messages of a kind, of which there may be hundreds, and in which nothing else needs a look."""
+    for name, _, _ in _plan(messages[0].DESCRIPTOR) if messages else ():
+        for message in messages:
+            value = getattr(message, name)
+            if not value.islower():
+                setattr(message, name, value.lower())
 
 
 def _one(value: Any, kind: str, path: str) -> Iterator[tuple[str, str]]:
@@ -89,9 +100,10 @@ def _kind(field: FieldDescriptor) -> str:
         return "time"
     if field.message_type.full_name == Struct.DESCRIPTOR.full_name:
         return "json"
-    if field.message_type.full_name.startswith("triptych.") and _plan(field.message_type):
-        return "message"
-    return ""
+    if not field.message_type.full_name.startswith("triptych."):
+        return ""
+    kinds = {kind for _, kind, _ in _plan(field.message_type)}
+    return "ids" if field.is_repeated and kinds == {"id"} else "message" if kinds else ""
 
 
 def _deeper(value: Struct | ListValue | Value, levels: int) -> bool:

@@ -20,6 +20,8 @@ from triptych.projects.v1.baseline_service_pb2 import CreateBaselineRequest
 from triptych.projects.v1.baseline_service_pb2_grpc import BaselineServiceStub
 from triptych.projects.v1.project_pb2 import Project
 from triptych.projects.v1.project_service_pb2_grpc import ProjectServiceStub
+from triptych.providers.v1.usage_pb2 import UsageRecord
+from triptych.providers.v1.usage_service_pb2 import RecordUsageRequest
 
 
 def nested(levels: int) -> Struct:
@@ -42,6 +44,10 @@ def test_ids_have_one_form_at_any_depth() -> None:
     inner = CreateExperimentRequest(experiment=spec)
     validation.check(inner)
     assert inner.experiment.dataset_id == given.lower()
+    records = [UsageRecord(id=given, provider_id=given, operation="review") for _ in range(3)]
+    many = RecordUsageRequest(records=records)
+    validation.check(many)
+    assert {name for record in many.records for name in (record.id, record.provider_id)} == {given.lower()}
 
 
 @pytest.mark.parametrize(("seconds", "nanos"), [(-(10**12), 0), (10**12, 0), (0, -5), (0, 10**9)])
