@@ -75,7 +75,9 @@ async def _in_valkey(store: Redis) -> list[bytes]:
         b"zset": partial(store.zrange, start=0, end=-1),
     }
     keys: list[Any] = [key async for key in store.scan_iter("*")]
-    return keys + [repr(await read[await store.type(key)](key)).encode() for key in keys]
+    kinds = [await store.type(key) for key in keys]
+    live = [(key, kind) for key, kind in zip(keys, kinds, strict=True) if kind != b"none"]  # the others just expired
+    return keys + [repr(await read[kind](key)).encode() for key, kind in live]
 
 
 async def _in_database(superuser: Any) -> list[str]:
